@@ -1,0 +1,329 @@
+"""The one configuration: YAML file + `a.b=c` overrides -> frozen, strict pydantic models.
+
+Light on purpose (no torch, no ray), so that `--help` is instant and a configuration crosses process
+boundaries. Runtime objects are built from these sections elsewhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cotray.errors import ConfigError
+
+Method = Literal[
+    "greedy",
+    "contrast-empty",
+    "contrast-wrong",
+    "contrast-hardest",
+    "greedy+counterfactual",
+    "contrast-empty+counterfactual",
+    "contrast-wrong+counterfactual",
+    "contrast-hardest+counterfactual",
+]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class DataConfig(Config):
+    path: str = "sample"
+    """A file or folder (.jsonl, .parquet, .csv; local or s3://), `hf:ID` for a Hugging Face dataset,
+    or `sample` for the questions that come with cotray."""
+    format: Literal["auto", "cotray", "strategyqa", "creak", "commonsenseqa", "qasc"] = "auto"
+    """Layout of the rows; `auto` recognises it from the columns."""
+    dataset_split: str = "train"
+    """Which split of a Hugging Face dataset to read."""
+    limit: int = Field(0, ge=0)
+    """Use the first so many usable rows; 0 = all."""
+    dev_fraction: float = Field(0.15, ge=0, lt=1)
+    """Share of the rows without a split of their own that becomes dev, drawn by id."""
+    test_fraction: float = Field(0.25, ge=0, lt=1)
+    max_question_chars: int = Field(2000, ge=1)
+    """Longer questions (choices included) are dead letters."""
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> Self:
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError("dev_fraction + test_fraction must be below 1, or no row is left to train on")
+        return self
+
+
+class Replicas(Config):
+    min: int = Field(1, ge=1)
+    max: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is below min ({self.min})")
+        return self
+
+
+class PoolConfig(Config):
+    """An autoscaling pool of replicas: each holds one model."""
+
+    replicas: Replicas = Replicas()
+    num_cpus: float = Field(1, ge=0)
+    """Logical CPUs (and torch threads) of one replica."""
+    num_gpus: float = Field(0, ge=0)
+
+
+class DecodingConfig(Config):
+    weight: float = Field(0.5, ge=0, le=1)
+    """Lambda of SCOTT's code form, log p* - lambda * log p'; 0 is greedy decoding."""
+    plausibility: float | Literal["auto"] = "auto"
+    """Keep only tokens with p* >= this share of the likeliest one's; 0 = off, as in the paper.
+    `auto`: 0.1 for teachers under a billion parameters, else 0."""
+    temperature: float = Field(1.0, gt=0)
+    temperature_on: Literal["both", "grounded"] = "both"
+    """`grounded` divides only the grounded branch's logits, as SCOTT's code does."""
+    max_new_tokens: int = Field(128, ge=1)
+
+    @model_validator(mode="after")
+    def _plausibility_is_a_share(self) -> Self:
+        if self.plausibility != "auto" and not 0 <= self.plausibility <= 1:
+            raise ValueError("plausibility must be auto or between 0 and 1")
+        return self
+
+
+class TeacherConfig(Config):
+    engine: Literal["transformers", "fake"] = "transformers"
+    model: str = "embedded:smollm2-135m-instruct"
+    """Hugging Face id, folder, s3:// folder, `embedded:NAME` or `random:ARCHITECTURE`."""
+    revision: str = "main"
+    dtype: Dtype = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    max_pairs: int = Field(32, ge=1)
+    """Pairs decoded at once; a finished pair's place is taken by a waiting one."""
+    batch_size: int = Field(128, ge=1)
+    """Requests handed to a replica at a time."""
+    num_demonstrations: int = Field(6, ge=0)
+    record_scores: bool = False
+    """Keep both branches' log-probabilities of every token in the rationale's row."""
+    pool: PoolConfig = PoolConfig(num_cpus=2)
+    decoding: DecodingConfig = DecodingConfig()
+
+
+class ModelConfig(Config):
+    model: str = "embedded:smollm2-135m-instruct"
+    revision: str = "main"
+    num_layers: int = Field(0, ge=0)
+    """Keep so many evenly spaced layers of the model; 0 = all."""
+
+
+class TrainingConfig(Config):
+    learning_rate: float = Field(3e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_fraction: Fraction = 0.06
+    clip_norm: float = Field(1.0, gt=0)
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(16, ge=1)
+    """Factual examples per optimizer step over all workers; counterfactual ones come on top."""
+    micro_batch_size: int = Field(8, ge=1)
+    """Examples per forward pass of one worker; more micro-batches accumulate into a step."""
+    counterfactual_weight: Fraction = 0.5
+    """Alpha of L = (1 - alpha) * factual + alpha * counterfactual, for methods with counterfactuals."""
+    tags: Literal["on", "off", "shuffled"] = "on"
+    """[factual] / [counterfactual] before the input; `off` and `shuffled` are ablations."""
+    max_length: int = Field(512, ge=8)
+    """Tokens of one sequence (of each side for encoder-decoders); longer examples are dead letters."""
+    patience: int = Field(1, ge=0)
+    """Stop when more than so many epochs in a row did not improve the dev loss (SCOTT: 1)."""
+    precision: Dtype = "auto"
+    """Compute type; `auto`: bfloat16 on a GPU that has it, else float32. Weights stay float32."""
+    num_workers: int = Field(2, ge=1)
+    num_cpus: float = Field(1, ge=0)
+    """Logical CPUs (and torch threads) of one worker."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs of one worker: 0 trains on CPUs over gloo, 1 on GPUs over nccl."""
+    max_failures: int = Field(3, ge=0)
+    """Worker failures survived by going on from the last checkpoint."""
+
+
+class StudentConfig(ModelConfig):
+    training: TrainingConfig = TrainingConfig()
+
+
+class SimulatorConfig(ModelConfig):
+    mode: Literal["trained", "prompted"] = "trained"
+    """`trained` on the student's outputs (Hase et al.), or the untrained model with demonstrations."""
+    explanation_dropout: Fraction = 0.5
+    """Share of each batch whose rationale is removed (METHOD 4.2: 0.5 for QA, 0.4 for NLI)."""
+    input_dropout: Fraction = 0.2
+    """Share of each batch whose question is removed, so that the simulator also learns from e alone."""
+    training: TrainingConfig = TrainingConfig(learning_rate=1e-4, warmup_fraction=0.1, epochs=8)
+
+    @model_validator(mode="after")
+    def _never_drops_both(self) -> Self:
+        if self.explanation_dropout + self.input_dropout > 1:
+            raise ValueError("explanation_dropout + input_dropout must not exceed 1")
+        return self
+
+
+class ScoringConfig(Config):
+    batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(96, ge=1)
+    """Length cap of the student's rationale and answer."""
+    perturbed_fraction: Fraction = 0.5
+    """Share of the rationale's tokens that the perturbation replaces (SCOTT: 0.5)."""
+    num_resamples: int = Field(10_000, ge=100)
+    pool: PoolConfig = PoolConfig(num_cpus=2)
+
+
+class RayConfig(Config):
+    address: str = "local"
+    """`local` starts a cluster of this process's own unless RAY_ADDRESS names a running one."""
+    num_cpus: int = Field(8, ge=1)
+    """Logical CPUs of a local cluster."""
+    object_store_mib: int = Field(512, ge=80)
+    """Object store of a local cluster."""
+
+
+class RunConfig(Config):
+    """The resolved configuration; `config.yaml` in the run folder is a copy of it."""
+
+    run_dir: str = "runs/default"
+    """Where everything is written; local or s3://."""
+    seed: int = 42
+    method: Method = "contrast-wrong+counterfactual"
+    """How rationales are decoded, and whether the student also learns from counterfactual ones."""
+    methods: tuple[Method, ...] = Field(
+        ("greedy", "contrast-empty", "contrast-wrong", "contrast-wrong+counterfactual"), min_length=1
+    )
+    """What `run` compares, each in a run folder of its own below run_dir."""
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    ray: RayConfig = RayConfig()
+
+    @property
+    def decoding_method(self) -> str:
+        """greedy | contrast-empty | contrast-wrong | contrast-hardest."""
+        return self.method.removesuffix("+counterfactual")
+
+    @property
+    def perturbation(self) -> str:
+        """How the answers to contrast with are drawn; greedy decoding draws them like `wrong`."""
+        return self.decoding_method.removeprefix("contrast-").replace("greedy", "wrong")
+
+    @property
+    def counterfactual_weight(self) -> float:
+        is_counterfactual = self.method.endswith("+counterfactual")
+        return self.student.training.counterfactual_weight if is_counterfactual else 0.0
+
+    def for_method(self, method: Method) -> RunConfig:
+        """This configuration for one row of the comparison, in its own run folder."""
+        run_dir = f"{self.run_dir.rstrip('/')}/{method}"
+        return self.model_copy(update={"method": method, "methods": (method,), "run_dir": run_dir})
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read YAML, replace ${ENV} and ${ENV:-default}, apply `a.b=c` overrides, and validate.
+
+    Raises ConfigError with one line that names the file or key and the way out.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file; see jobs/configs/ for some") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML ({where})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(_with_environment(tree, str(path)), source=str(path))
+
+
+def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
+    """Validate an already parsed tree; also the door for Serve arguments and tests."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_describe(problem) for problem in error.errors()[:5])
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to the same value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{override}': an override is written KEY=VALUE, such as data.limit=48")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    *parents, leaf = key.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"'{override}': {name} is a value, not a section")
+    tree[leaf] = value
+
+
+def _with_environment(node: Any, source: str) -> Any:
+    if isinstance(node, dict):
+        return {key: _with_environment(value, source) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_environment(value, source) for value in node]
+    if not isinstance(node, str) or "${" not in node:
+        return node
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        value = os.environ.get(name, default)
+        if value is None:
+            raise ConfigError(
+                f"{source}: environment variable {name} is not set; set it or write ${{{name}:-DEFAULT}}"
+            )
+        return value
+
+    replaced = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", replace, node)
+    return yaml.safe_load(replaced) if replaced != node else node
+
+
+def _describe(problem: Any) -> str:
+    keys = [str(part) for part in problem["loc"] if not str(part).startswith(("float", "literal["))]
+    name = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        known = _field_names(keys[:-1])
+        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key '{name}'; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = repr(problem["input"])
+    return f"{name}: {message} (got {shown if len(shown) < 60 else shown[:57] + '...'})"
+
+
+def _field_names(keys: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for key in keys:
+        annotation = model.model_fields[key].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,20 @@
+"""What can go wrong because of a user's input. Messages say what, where and the way out.
+
+Every class keeps the default constructor, because Ray pickles exceptions between processes.
+"""
+
+
+class CotrayError(Exception):
+    """Base of the errors a job prints as one line; anything else is a bug and keeps its traceback."""
+
+
+class ConfigError(CotrayError, ValueError):
+    """A wrong key or value in the configuration, or a model that cannot be used. Exit code 2."""
+
+
+class DataError(CotrayError, ValueError):
+    """Missing, unreadable or unusable input data. Exit code 2."""
+
+
+class StageError(CotrayError, RuntimeError):
+    """A stage ran and failed, or its output does not belong to this configuration. Exit code 1."""

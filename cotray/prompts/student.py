@@ -1,0 +1,65 @@
+"""What the student reads and writes (METHOD 3.1, 3.6): rendering and parsing side by side.
+
+source  "[factual] {question}\n(A) c1 (B) c2\n"            encoder input, or decoder-only prompt
+target  "{rationale} So the answer is {answer}"            encoder-decoders repeat the tag in front
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cotray.records import Kind, QAPair, Rationale, TrainExample
+from cotray.seeds import seeded
+
+ANSWER_PHRASE = " So the answer is"
+
+Tags = Literal["on", "off", "shuffled"]
+
+
+def student_source(pair: QAPair, *, tag: str) -> str:
+    """The question as the student sees it; choices are lettered, binary tasks show none."""
+    question = f"{tag} {pair.question.strip()}" if tag else pair.question.strip()
+    if pair.task != "multiple_choice":
+        return question + "\n"
+    lettered = " ".join(f"({chr(65 + index)}) {choice}" for index, choice in enumerate(pair.choices))
+    return f"{question}\n{lettered}\n"
+
+
+def target_prefix(rationale: str, *, tag: str, is_encoder_decoder: bool) -> str:
+    """The target up to and including "is": what is forced when only the answer is asked for."""
+    text = rationale.strip() + ANSWER_PHRASE
+    return f"{tag} {text}" if tag and is_encoder_decoder else text
+
+
+def tag_of(kind: Kind, tags: Tags, *, seed: int, record_id: str) -> str:
+    """The tag an example carries; `shuffled` draws it by id, to test whether it is a shortcut."""
+    if tags == "off":
+        return ""
+    if tags == "shuffled":
+        return f"[{seeded(seed, record_id, kind, 'tag').choice(('factual', 'counterfactual'))}]"
+    return f"[{kind}]"
+
+
+def student_example(rationale: Rationale, *, tags: Tags, seed: int, is_encoder_decoder: bool) -> TrainExample:
+    """Factual: every target token is learned. Counterfactual: the answer alone (METHOD 3.2)."""
+    tag = tag_of(rationale.kind, tags, seed=seed, record_id=rationale.id)
+    prefix = target_prefix(rationale.rationale, tag=tag, is_encoder_decoder=is_encoder_decoder)
+    return TrainExample(
+        id=rationale.id,
+        kind=rationale.kind,
+        source=student_source(rationale, tag=tag),
+        target=f"{prefix} {rationale.target_answer}",
+        supervise_from=len(prefix) if rationale.kind == "counterfactual" else 0,
+    )
+
+
+def parse_student(text: str, *, tag: str) -> tuple[str, str]:
+    """Generated text -> (rationale, answer as written); the answer is "" where the phrase is missing.
+
+    The last phrase counts: a rationale may contain it too.
+    """
+    text = text.strip().removeprefix(tag).strip()
+    rationale, phrase, answer = text.rpartition(ANSWER_PHRASE.strip())
+    if not phrase:
+        return text, ""
+    return rationale.strip(), answer.strip().rstrip(".")

@@ -1,0 +1,129 @@
+"""The records that flow through cotray, one way: each is a flat frozen dataclass = one Arrow row.
+
+QAPair -> TeacherRequest -> Rationale -> TrainExample -> weights -> StudentAnswer -> Simulation.
+A record carries the earlier one's fields forward, so that no stage needs a join.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+Task = Literal["yes_no", "true_false", "multiple_choice", "open"]
+Split = Literal["train", "dev", "test"]
+Kind = Literal["factual", "counterfactual"]
+
+BINARY_CHOICES: dict[str, tuple[str, str]] = {
+    "yes_no": ("yes", "no"),
+    "true_false": ("true", "false"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """Row conversion shared by all records; unknown columns of a row are ignored."""
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        values = {}
+        for field in dataclasses.fields(cls):
+            if field.name in row:
+                value = row[field.name]
+                is_sequence = hasattr(value, "__iter__") and not isinstance(value, str)
+                values[field.name] = tuple(value) if is_sequence else value
+        return cls(**values)
+
+    def to_row(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class QAPair(Record):
+    """A question with its gold answer; `choices` is empty for open questions."""
+
+    id: str
+    task: Task
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    split: Split = "train"
+    reference_rationale: str = ""
+    facts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TeacherRequest(QAPair):
+    """What the teacher is asked: explain `target_answer`, and not `contrast_answer`.
+
+    factual: target = gold, contrast = the perturbed answer.
+    counterfactual: target = a wrong answer, contrast = gold, or "" under perturbation `empty`.
+    """
+
+    kind: Kind = "factual"
+    target_answer: str = ""
+    contrast_answer: str = ""
+    perturbation: str = "wrong"
+
+
+@dataclass(frozen=True)
+class Rationale(TeacherRequest):
+    """The teacher's answer to one request; `error` is "" on success.
+
+    The evidence columns are per generated token and empty unless `teacher.record_scores` is on:
+    `greedy_tokens` is what plain decoding would have taken, log-probabilities are natural logs.
+    """
+
+    rationale: str = ""
+    method: str = ""
+    num_tokens: int = 0
+    stop_reason: str = ""
+    teacher: str = ""
+    error: str = ""
+    tokens: tuple[str, ...] = ()
+    greedy_tokens: tuple[str, ...] = ()
+    grounded_logprobs: tuple[float, ...] = ()
+    contrast_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainExample(Record):
+    """One sequence to learn. Only target characters from `supervise_from` on have a loss.
+
+    `source` is the encoder's input or the decoder-only prompt; `target` is what follows it.
+    """
+
+    id: str
+    kind: Kind
+    source: str
+    target: str
+    supervise_from: int = 0
+
+
+@dataclass(frozen=True)
+class StudentAnswer(QAPair):
+    """The student's rationale and answer to one question (METHOD: y and e).
+
+    `answer_logprobs` follows `choices`. `wrote_answer` says whether the student's own text held
+    the answer phrase. The interventions re-answer from another rationale: the teacher's for the
+    gold answer (oracle), and the student's own with half its tokens replaced (perturbed).
+    """
+
+    kind: Kind = "factual"
+    rationale: str = ""
+    student_answer: str = ""
+    wrote_answer: bool = False
+    answer_logprobs: tuple[float, ...] = ()
+    oracle_answer: str = ""
+    perturbed_answer: str = ""
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Simulation(StudentAnswer):
+    """What the simulator predicts the student answered, from x, from e and from both."""
+
+    sim_x: str = ""
+    sim_e: str = ""
+    sim_xe: str = ""
