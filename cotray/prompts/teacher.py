@@ -29,9 +29,7 @@ class TeacherPrompt:
 def render_request(request: TeacherRequest, *, num_demonstrations: int) -> TeacherPrompt:
     shared = demonstrations_text(request.task, num_demonstrations)
     stem = shared + _stem(request.task, request.question, request.choices)
-    return TeacherPrompt(
-        shared, f"{stem} {request.target_answer}.", f"{stem} {request.contrast_answer}."
-    )
+    return TeacherPrompt(shared, f"{stem} {request.target_answer}.", f"{stem} {request.contrast_answer}.")
 
 
 def render_choices(pair: QAPair, *, num_demonstrations: int) -> tuple[str, list[str]]:

@@ -35,7 +35,9 @@ def contrastive_scores(
     if isinstance(weight, torch.Tensor):
         weight = weight.to(grounded_logp).unsqueeze(-1)
     scores = grounded_logp - weight * contrast_logp
-    threshold = grounded_logp.amax(-1, keepdim=True) + (math.log(plausibility) if plausibility > 0 else -math.inf)
+    threshold = grounded_logp.amax(-1, keepdim=True) + (
+        math.log(plausibility) if plausibility > 0 else -math.inf
+    )
     is_out = (grounded_logp < threshold) | (grounded_logp == -math.inf)
     return scores.masked_fill(is_out, -math.inf)
 
@@ -98,9 +100,10 @@ class StopTokens:
         The plain teacher's stop comes first: contrast suppresses line breaks, since both branches
         want to stop after a finished sentence (METHOD 1.4, TV-4).
         """
-        for token, reason in ((greedy, "greedy_stop"), (chosen, "contrast_stop")):
-            if token in self.eos:
-                return "eos", ""
-            if token in self.text_before_break:
-                return reason, self.text_before_break[token]
+        if greedy in self.eos or (greedy not in self.text_before_break and chosen in self.eos):
+            return "eos", ""
+        if greedy in self.text_before_break:
+            return "greedy_stop", self.text_before_break[greedy]
+        if chosen in self.text_before_break:
+            return "contrast_stop", self.text_before_break[chosen]
         return "", ""

@@ -21,7 +21,9 @@ def one_pair_loop(
 ) -> tuple[list[int], str]:
     """Token ids of the rationale and the stop reason; weight 0 is plain greedy decoding."""
     tokens: list[int] = []
-    inputs = [tokenizer(text, return_tensors="pt").to(model.device).input_ids for text in (grounded, contrast)]
+    inputs = [
+        tokenizer(text, return_tensors="pt").to(model.device).input_ids for text in (grounded, contrast)
+    ]
     caches = [None, None]
     while len(tokens) < max_new_tokens:
         logp = []

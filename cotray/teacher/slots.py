@@ -62,7 +62,9 @@ class SlotCache(Cache):
         self._is_prefix_pass = False
 
     @torch.inference_mode()
-    def forward(self, rows: list[list[int]], slots: list[int], lengths: list[int], *, keep: int = 1) -> torch.Tensor:
+    def forward(
+        self, rows: list[list[int]], slots: list[int], lengths: list[int], *, keep: int = 1
+    ) -> torch.Tensor:
         """Append each row's tokens to its slot, which holds `lengths` own tokens already.
 
         Returns the logits `(R, keep, V)` of the last `keep` tokens of every row.
@@ -81,7 +83,9 @@ class SlotCache(Cache):
         )
         num_own = max(length + len(row) for row, length in zip(rows, lengths, strict=True))
         is_future_RTL = torch.arange(num_own, device=device) > own_RT[..., None]
-        self._mask = torch.zeros(is_future_RTL.shape, device=device).masked_fill_(is_future_RTL, -torch.inf)[:, None]
+        self._mask = torch.zeros(is_future_RTL.shape, device=device).masked_fill_(is_future_RTL, -torch.inf)[
+            :, None
+        ]
         self._own_RT, self._num_own = own_RT, num_own
         self._slots_R = torch.tensor(slots, device=device)
         self._is_run = slots == list(range(slots[0], slots[0] + len(slots)))

@@ -15,7 +15,7 @@ import torch
 
 from cotray.config import TeacherConfig
 from cotray.errors import ConfigError
-from cotray.models import device_and_dtype, load_model, load_tokenizer
+from cotray.models import load_for_inference
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import NextTokens, StopTokens, next_tokens
@@ -45,11 +45,11 @@ class TransformersTeacher:
     def __init__(self, config: TeacherConfig, *, method: str) -> None:
         self.config = config
         self.method = method
-        self.tokenizer = load_tokenizer(config.model, revision=config.revision)
-        device, dtype = device_and_dtype(config.dtype)
-        model = load_model(config.model, revision=config.revision, dtype=dtype).to(device)
+        model, self.tokenizer = load_for_inference(config.model, revision=config.revision, dtype=config.dtype)
         if model.config.is_encoder_decoder:
-            raise ConfigError(f"teacher.model '{config.model}': engine transformers needs a decoder-only model")
+            raise ConfigError(
+                f"teacher.model '{config.model}': engine transformers needs a decoder-only model"
+            )
         self.model = model
         self.stops = stop_tokens(self.tokenizer)
         self.num_branches = 1 if method == "greedy" else 2
@@ -108,7 +108,9 @@ class TransformersTeacher:
             scores.append(logp_KV.gather(-1, target_K1).sum().item())
         return scores
 
-    def _decode(self, shared_ids: Sequence[int], pairs: list[_Pair], weights: Sequence[float]) -> Iterable[_Pair]:
+    def _decode(
+        self, shared_ids: Sequence[int], pairs: list[_Pair], weights: Sequence[float]
+    ) -> Iterable[_Pair]:
         """Decode all pairs that start with `shared_ids`; yields each as it finishes."""
         num_shared = min([len(shared_ids), *(len(b) - 1 for p in pairs for b in p.branches)])
         num_shared = min([num_shared, *(_num_common(shared_ids, b) for p in pairs for b in p.branches)])
@@ -197,7 +199,7 @@ class TransformersTeacher:
                 active[position] = last
 
     def _finish(self, request: TeacherRequest, pair: _Pair) -> Rationale:
-        text = (self.tokenizer.decode(pair.tokens, skip_special_tokens=True) + pair.last_text).strip()
+        text = (str(self.tokenizer.decode(pair.tokens, skip_special_tokens=True)) + pair.last_text).strip()
         result = self._result(
             request,
             rationale=text,
@@ -227,7 +229,8 @@ class TransformersTeacher:
         needed = max(map(len, branches)) + self.config.decoding.max_new_tokens
         if needed <= limit:
             return ""
-        return f"over-long: prompt and {self.config.decoding.max_new_tokens} new tokens need {needed} positions of {limit}"
+        num_new = self.config.decoding.max_new_tokens
+        return f"over-long: prompt and {num_new} new tokens need {needed} positions of {limit}"
 
     def _probe(self) -> list[int]:
         return (self._ids("Q: Is a probe long enough?\nA: The answer is yes. It is.") * 2)[:24]
@@ -246,7 +249,7 @@ class TransformersTeacher:
             self.cache.forward([ids[8:15], ids[8:12]], [0, 1], [0, 0])
             logits_RV = self.cache.forward([ids[15:], ids[12:]], [0, 1], [7, 4])[:, -1].float()
             error = (logits_RV - reference_V).abs().max().item() / reference_V.abs().max().item()
-        except (TypeError, AttributeError, RuntimeError, KeyError) as problem:
+        except (TypeError, AttributeError, RuntimeError, KeyError, ValueError) as problem:
             raise self._unsupported(f"{type(problem).__name__}: {problem}") from problem
         if not error < (1e-3 if self.model.dtype == torch.float32 else 0.1):
             raise self._unsupported(f"logits differ by {error:.1%} from the model's own")
@@ -254,7 +257,7 @@ class TransformersTeacher:
     def _unsupported(self, detail: str) -> ConfigError:
         return ConfigError(
             f"teacher.model '{self.config.model}' ({self.model.config.model_type}): its attention cannot be "
-            f"batched in slots ({detail}); choose a model with standard attention (Llama, Qwen, GPT-NeoX, OPT, ...)"
+            f"batched in slots ({detail}); choose one with standard attention (Llama, Qwen, GPT-NeoX, OPT)"
         )
 
 
@@ -276,6 +279,11 @@ def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
 def _to_lists(step: NextTokens) -> tuple[list, list, list, list]:
     """One transfer to the host per step."""
     stacked = torch.stack(
-        [step.chosen_B.double(), step.greedy_B.double(), step.grounded_logp_B.double(), step.contrast_logp_B.double()]
+        [
+            step.chosen_B.double(),
+            step.greedy_B.double(),
+            step.grounded_logp_B.double(),
+            step.contrast_logp_B.double(),
+        ]
     ).tolist()
     return [int(t) for t in stacked[0]], [int(t) for t in stacked[1]], stacked[2], stacked[3]

@@ -1,0 +1,96 @@
+"""The command line: `cotray VERB -c CONFIG a.b=c`, the same as `python -m jobs.VERB -c CONFIG a.b=c`.
+
+argv -> configuration -> one call -> summary. Exit codes: 0 done, 1 a stage failed, 2 wrong usage,
+configuration or data. What a stage needs is imported after the arguments are understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from cotray.config import RunConfig, load_config
+from cotray.errors import ConfigError, CotrayError, DataError
+
+VERBS = {
+    "prepare": "read QA pairs, draw contrast and counterfactual answers, write requests/",
+    "generate": "let the teacher write a rationale for every request, into rationales/",
+    "train": "fine-tune the student on the rationales, into student/",
+    "score": "let the student answer and the simulator predict it: answers/, simulations/ and LAS",
+    "report": "write report.json and report.html from what is in the run folder",
+    "run": "all of the above for every method in `methods`, and one report that compares them",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script `cotray`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in VERBS:
+        return job(argv[0], argv[1:], prog=f"cotray {argv[0]}")
+    parser = argparse.ArgumentParser(
+        prog="cotray",
+        description="Distil faithful chain-of-thought students on Ray.",
+        epilog="verbs:\n" + "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of the verbs below")
+    parser.parse_args(argv[:1])
+    return 2
+
+
+def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
+    """One verb from arguments to exit code; `python -m jobs.VERB` calls this."""
+    parser = argparse.ArgumentParser(prog=prog or f"python -m jobs.{verb}", description=VERBS[verb])
+    parser.add_argument(
+        "-c", "--config", required=True, metavar="CONFIG", help="a YAML file; see jobs/configs/"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make again what another configuration made")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.limit=48")
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        config = load_config(arguments.config, arguments.overrides)
+        print(_call(verb)(config, arguments.overwrite))
+    except KeyboardInterrupt:
+        print("cotray: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        known = cotray_error(error)
+        if known is None:
+            raise
+        print(f"cotray: {known}", file=sys.stderr)
+        return 2 if isinstance(known, ConfigError | DataError) else 1
+    return 0
+
+
+def cotray_error(error: BaseException | None) -> CotrayError | None:
+    """The CotrayError behind what Ray raises when one crosses processes, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, CotrayError):
+            # Ray makes a class of its own whose text is the remote traceback; the cause has our line.
+            cause = getattr(error, "cause", None)
+            return cause if isinstance(cause, CotrayError) else error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _call(verb: str) -> Callable[[RunConfig, bool], str]:
+    if verb == "report":
+        from cotray.report.report import report
+
+        return lambda config, _: report(config)
+    from cotray.stages import run
+
+    return {
+        "prepare": run.prepare_verb,
+        "generate": run.generate_verb,
+        "train": run.train_verb,
+        "score": run.score_verb,
+        "run": run.run_verb,
+    }[verb]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

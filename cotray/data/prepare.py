@@ -1,0 +1,213 @@
+"""The verb `prepare`, without Ray: raw rows -> TeacherRequest shards, dead letters and a manifest.
+
+Rows are streamed: what is held is one shard, a 64-bit digest per id, the dead letters, and at most
+1,000 answers where there are open questions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from typing import Any, TypeVar
+
+from cotray.config import DataConfig, RunConfig
+from cotray.data.formats import UnusableRow, parse_pair
+from cotray.data.perturb import Rank, Source, answer_pool, requests_of
+from cotray.data.readers import Row, Unreadable, input_fingerprint, is_unicode, read_rows
+from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.errors import ConfigError, DataError
+from cotray.records import QAPair, TeacherRequest
+from cotray.seeds import digest
+
+STAGE = "requests"
+ROWS_PER_SHARD = 2000
+ROWS_PER_REPORT = 1000
+MAX_ROW_CHARS = 2000
+
+T = TypeVar("T")
+OnRows = Callable[[int], object]
+
+
+def prepare(
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    overwrite: bool = False,
+    on_rows: OnRows = lambda num_new_rows: None,
+    rank: Rank | None = None,
+) -> Manifest:
+    """Write requests/ unless it is there already; `on_rows` is told of every so many rows read.
+
+    `rank` is the teacher, for perturbation `hardest` alone. Rows read = questions usable + dead letters.
+    After a DataError there is no requests/, but the dead letters are there if all rows were read.
+    """
+    if config.perturbation == "hardest" and rank is None:
+        raise ConfigError(f"method={config.method} ranks answers with a teacher, and none was given")
+    settings, source = settings_of(config), input_fingerprint(config.data)
+    state = folder.begin(STAGE, settings=settings, input=source, overwrite=overwrite)
+    if state == "done":
+        return folder.require(STAGE, "prepare")
+    if state == "resume":
+        folder.delete(STAGE)
+        folder.begin(STAGE, settings=settings, input=source, overwrite=False)
+    try:
+        outcome = _write_requests(config, folder, on_rows, rank)
+        _check(outcome, config.data)
+    except DataError:
+        folder.delete(STAGE)
+        raise
+    return folder.finish(
+        Manifest(
+            stage=STAGE,
+            settings=settings,
+            input=source,
+            num_in=outcome.num_read,
+            num_out=outcome.num_usable,
+            num_dead=len(outcome.letters),
+            metrics=dict(sorted(outcome.counts.items())),
+        )
+    )
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What of the configuration matters to this stage; the path counts by what is there."""
+    data = config.data.model_dump(mode="json", exclude={"path"})
+    return {"seed": config.seed, "perturbation": config.perturbation, "data": data}
+
+
+@dataclass
+class Outcome:
+    """Counts are of questions (split/, task/), of requests (kind/) and of dead rows (reason/)."""
+
+    num_usable: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def num_read(self) -> int:
+        return self.num_usable + len(self.letters)
+
+    def add(self, result: list[TeacherRequest] | DeadLetter) -> None:
+        if isinstance(result, DeadLetter):
+            self.letters.append(result)
+            self.counts[f"reason/{result.reason}"] += 1
+            return
+        self.num_usable += 1
+        self.counts.update([f"split/{result[0].split}", f"task/{result[0].task}"])
+        self.counts.update(f"kind/{request.kind}" for request in result)
+
+
+@dataclass
+class Shards:
+    """Writes requests/part-00000.parquet and so on, all but the last of the same length."""
+
+    folder: RunFolder
+    rows: list[TeacherRequest] = field(default_factory=list)
+    num_written: int = 0
+
+    def add(self, requests: Sequence[TeacherRequest]) -> None:
+        self.rows.extend(requests)
+        while len(self.rows) >= ROWS_PER_SHARD:
+            self._write(self.rows[:ROWS_PER_SHARD])
+            self.rows = self.rows[ROWS_PER_SHARD:]
+
+    def close(self) -> None:
+        if self.rows:
+            self._write(self.rows)
+
+    def _write(self, rows: Sequence[TeacherRequest]) -> None:
+        self.folder.write_records(f"{STAGE}/part-{self.num_written:05d}.parquet", rows, TeacherRequest)
+        self.num_written += 1
+
+
+def _write_requests(config: RunConfig, folder: RunFolder, on_rows: OnRows, rank: Rank | None) -> Outcome:
+    source = Source(config.seed, pool=cache(lambda: _open_answers(config)), rank=rank)
+    outcome, shards = Outcome(), Shards(folder)
+    for result in each_row(config, lambda pair: requests_of(pair, config.perturbation, source)):
+        outcome.add(result)
+        if not isinstance(result, DeadLetter):
+            shards.add(result)
+        if outcome.num_read % ROWS_PER_REPORT == 0:
+            on_rows(ROWS_PER_REPORT)
+        if outcome.num_usable == config.data.limit > 0:
+            break
+    shards.close()
+    if rest := outcome.num_read % ROWS_PER_REPORT:
+        on_rows(rest)
+    folder.write_dead_letters(STAGE, outcome.letters)
+    return outcome
+
+
+def _open_answers(config: RunConfig) -> tuple[str, ...]:
+    """A pass of its own over the rows in use, made only where one of them is an open question."""
+    pairs = (row for row in each_row(config, lambda pair: pair) if isinstance(row, QAPair))
+    used = islice(pairs, config.data.limit or None)
+    return answer_pool((pair.answer for pair in used if pair.task == "open"), config.seed)
+
+
+def each_row(config: RunConfig, use: Callable[[QAPair], T]) -> Iterator[T | DeadLetter]:
+    """What `use` makes of each row's question, or why there is none (`use` may raise UnusableRow too)."""
+    seen: set[int] = set()
+    for origin, row in read_rows(config.data):
+        try:
+            pair = _pair(row, config)
+            key = digest(0, pair.id)
+            if key in seen:
+                raise UnusableRow("duplicate id")
+            result = use(pair)
+        except UnusableRow as error:
+            yield DeadLetter(STAGE, _id_of(row, config.data) or origin, str(error), _row_text(row))
+        else:
+            seen.add(key)
+            yield result
+
+
+def _pair(row: Row, config: RunConfig) -> QAPair:
+    if isinstance(row, Unreadable):
+        raise UnusableRow(row.reason)
+    return parse_pair(row, config.data, seed=config.seed)
+
+
+def _id_of(row: Row, config: DataConfig) -> str:
+    """The dead row's own id where it has one that can be written."""
+    if isinstance(row, Unreadable):
+        return ""
+    values = (row.get(name) for name in ("id", "qid", "ex_id"))
+    own_id = next((value for value in values if isinstance(value, str | int)), "")
+    text = " ".join(str(own_id).split())
+    return text[:MAX_ROW_CHARS] if is_unicode(text) else ""
+
+
+def _row_text(row: Row) -> str:
+    try:
+        value = row.text if isinstance(row, Unreadable) else row
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError, TypeError):
+        return '"(cannot be written as JSON)"'
+    return text[:MAX_ROW_CHARS].encode("utf-8", "replace").decode()
+
+
+def _check(outcome: Outcome, data: DataConfig) -> None:
+    """A run needs questions to train on and to test with."""
+    if not outcome.num_read:
+        raise DataError(f"{data.path}: no rows; set data.path to a file or folder with questions")
+    if not outcome.num_usable:
+        reasons = {k: n for k, n in outcome.counts.most_common() if k.startswith("reason/")}
+        worst = "; ".join(f"{key.removeprefix('reason/')} ({n})" for key, n in islice(reasons.items(), 3))
+        raise DataError(
+            f"{data.path}: none of the {outcome.num_read} rows is usable: {worst}. "
+            f"Repair them (see dead_letter/{STAGE}.parquet) or set data.format"
+        )
+    for split, way_out in (
+        ("train", "lower data.dev_fraction and data.test_fraction"),
+        ("test", "raise data.test_fraction"),
+    ):
+        if not outcome.counts[f"split/{split}"]:
+            raise DataError(
+                f"{data.path}: none of the {outcome.num_usable} usable rows is in split '{split}'; "
+                f"{way_out}, raise data.limit, or give the rows a column 'split'"
+            )

@@ -1,0 +1,237 @@
+"""Raw rows from wherever `data.path` points: the sample, files, folders, s3:// or a Hugging Face data set.
+
+Rows are streamed in a fixed order (files by name), each with its origin "file:line". A row that cannot
+be read is yielded as `Unreadable`; a source that cannot be read is a DataError.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from cotray.config import DataConfig
+from cotray.data.store import filesystem, fingerprint
+from cotray.errors import ConfigError, DataError
+
+HUB = "hf:"
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+NUM_HASHED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that is not one: why, and what of it could be decoded."""
+
+    reason: str
+    text: str = ""
+
+
+Row = dict[str, Any] | Unreadable
+Numbered = Iterator[tuple[int, Row]]
+
+
+def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
+    """Every row of the input, in order; blank lines are no rows."""
+    if config.path.startswith(HUB):
+        yield from _read_hub(config)
+        return
+    fs, base, files = _locate(config.path)
+    for file in files:
+        name = _relative(file, base)
+        try:
+            for number, row in _read_file(fs, file.path):
+                yield f"{name}:{number}", row
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{config.path}: {name} cannot be read ({_one_line(error)}); repair or remove the file"
+            ) from None
+
+
+def input_fingerprint(config: DataConfig) -> str:
+    """Changes with the input: by content up to 64 MiB on a local disk, else by name, size and time.
+
+    A Hugging Face data set is identified by its id alone.
+    """
+    if config.path.startswith(HUB):
+        return fingerprint(config.path)
+    fs, base, files = _locate(config.path)
+    return fingerprint([[_relative(file, base), *_identity(fs, file)] for file in files])
+
+
+def _identity(fs: pafs.FileSystem, file: pafs.FileInfo) -> list[Any]:
+    if isinstance(fs, pafs.LocalFileSystem) and file.size <= NUM_HASHED_BYTES:
+        return [hashlib.blake2b(Path(file.path).read_bytes()).hexdigest()]
+    return [file.size, file.mtime_ns]
+
+
+def _locate(path: str) -> tuple[pafs.FileSystem, str, list[pafs.FileInfo]]:
+    """The filesystem, the folder that names are relative to, and the files in name order."""
+    if path == "sample":
+        path = str(resources.files("cotray.data").joinpath("sample"))
+    way_out = "set data.path to a file or folder, s3://..., hf:ID or sample"
+    try:
+        fs, base = filesystem(path)
+        info = fs.get_file_info(base)
+        if info.type == pafs.FileType.NotFound:
+            raise DataError(f"{path}: no such file or folder; {way_out}")
+        found = [info] if info.is_file else fs.get_file_info(pafs.FileSelector(base, recursive=True))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be opened ({_one_line(error)}); {way_out}") from None
+    files = [f for f in found if f.is_file and _suffix(f.path) in SUFFIXES and f.base_name[0] not in "._"]
+    if not files:
+        kinds = f"{', '.join(SUFFIXES)} or one of the first three with .gz"
+        problem = "unsupported kind of file" if info.is_file else "no file to read in this folder"
+        raise DataError(f"{path}: {problem}; cotray reads {kinds}")
+    folder = base.rpartition("/")[0] if info.is_file else base.rstrip("/")
+    return fs, folder, sorted(files, key=lambda file: file.path)
+
+
+def _relative(file: pafs.FileInfo, folder: str) -> str:
+    return file.path.removeprefix(folder).lstrip("/")
+
+
+def _suffix(path: str) -> str:
+    return PurePosixPath(path.removesuffix(".gz")).suffix.lower()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _read_file(fs: pafs.FileSystem, path: str) -> Numbered:
+    if _suffix(path) == ".parquet":
+        with fs.open_input_file(path) as file:
+            yield from _read_parquet(file)
+        return
+    with io.BufferedReader(fs.open_input_stream(path, compression="detect")) as stream:
+        match _suffix(path):
+            case ".csv":
+                yield from _read_csv(stream)
+            case ".json":
+                yield from _read_json(stream)
+            case _:
+                yield from _read_json_lines(stream)
+
+
+def _read_json_lines(stream: io.BufferedIOBase) -> Numbered:
+    for number, line in enumerate(stream, 1):
+        line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if line.strip():
+            yield number, _parse_line(line)
+
+
+def _parse_line(line: bytes) -> Row:
+    shown = line[:4000].decode("utf-8", "replace").strip()
+    if b"\0" in line:
+        return Unreadable("NUL byte", shown)
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError:
+        return Unreadable("not UTF-8", shown)
+    except (ValueError, RecursionError):
+        return Unreadable("bad JSON", shown)
+    return value if isinstance(value, dict) else Unreadable("not a JSON object", shown)
+
+
+def _read_json(stream: io.BufferedReader) -> Numbered:
+    """One array of objects (held in memory), or JSON lines under another name."""
+    if not stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        yield from _read_json_lines(stream)
+        return
+    data = stream.read()
+    try:
+        values = json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
+    except (ValueError, RecursionError):
+        yield from _read_json_lines(io.BytesIO(data))
+        return
+    for number, value in enumerate(values, 1):
+        yield number, value if isinstance(value, dict) else Unreadable("not a JSON object", str(value)[:4000])
+
+
+def _read_csv(stream: io.BufferedReader) -> Numbered:
+    """The first row names the columns; the number is that of the line a row begins on."""
+    lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline=""))
+    header: list[str] | None = None
+    while True:
+        number = lines.line_num + 1
+        try:
+            values = next(lines)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, Unreadable(f"bad CSV ({error})")
+            continue
+        if header is None:
+            header = [name.strip() for name in values]
+        elif values:
+            yield number, _csv_row(header, values)
+
+
+def _csv_row(header: list[str], values: list[str]) -> Row:
+    text = ",".join(values)
+    shown = text[:4000].encode("utf-8", "replace").decode()
+    if "\0" in text:
+        return Unreadable("NUL byte", shown)
+    if not is_unicode(text):
+        return Unreadable("not UTF-8", shown)
+    if len(values) != len(header):
+        return Unreadable("wrong number of CSV columns", shown)
+    return dict(zip(header, values, strict=True))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text has no lone surrogates, which no file and no Arrow column can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_parquet(file: pa.NativeFile) -> Numbered:
+    number = 0
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=1000):
+        for row in _rows_of(batch):
+            number += 1
+            yield number, row
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[Row]:
+    try:
+        return batch.to_pylist()
+    except ValueError:
+        if batch.num_rows == 1:
+            return [Unreadable("not UTF-8 or not readable as Python values")]
+        return [row for index in range(batch.num_rows) for row in _rows_of(batch.slice(index, 1))]
+
+
+def _read_hub(config: DataConfig) -> Iterator[tuple[str, Row]]:
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError(
+            f"data.path={config.path} needs the datasets library: pip install cotray[hub]"
+        ) from None
+    name = config.path.removeprefix(HUB)
+    try:
+        rows = datasets.load_dataset(name, split=config.dataset_split, streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield f"{config.path}:{number}", dict(row)
+    # Whatever the network, the hub or the data set's builder raises: there is no common base class.
+    except Exception as error:
+        raise DataError(
+            f"{config.path}: cannot be read ({_one_line(error)}); check the id, data.dataset_split="
+            f"{config.dataset_split} and the network, or download it and set data.path to the folder"
+        ) from error

@@ -1,0 +1,219 @@
+"""The run folder: records as Parquet, a manifest per stage, on any pyarrow filesystem (local, s3://).
+
+A file appears under its name only when it is whole, and a stage's manifest is written last. So a
+stage is in one of three states: done (manifest), under way (`started.json`), or not begun.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from cotray.errors import DataError, StageError
+from cotray.records import Record
+
+R = TypeVar("R", bound=Record)
+STAGES = ("requests", "rationales", "student", "answers", "simulator", "simulations")
+
+
+@dataclass(frozen=True)
+class DeadLetter(Record):
+    """A row that could not be used, with the stage that gave up on it, why, and the row itself as JSON."""
+
+    stage: str
+    id: str
+    reason: str
+    row: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Written last: what a finished stage made, from which input, under which settings."""
+
+    stage: str
+    settings: dict[str, Any]
+    input: str
+    num_in: int
+    num_out: int
+    num_dead: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the output: the next stage's `input`."""
+        return fingerprint(self.settings, self.input)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short stable hash of JSON-like values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it."""
+    if "://" in path:
+        return pafs.FileSystem.from_uri(path)
+    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+
+
+def schema_of(record: type[Record]) -> pa.Schema:
+    """The Arrow schema of a record, from its annotations; empty tables have it too."""
+    hints = get_type_hints(record)
+    return pa.schema([(f.name, _arrow_type(hints[f.name])) for f in fields(record)])
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if get_origin(hint) is tuple:
+        return pa.list_(_arrow_type(get_args(hint)[0]))
+    return {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(hint, pa.string())
+
+
+class RunFolder:
+    """One run's folder. Paths below it are written "requests/part-0.parquet"."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self.fs, self._base = filesystem(self.root)
+
+    def uri(self, name: str) -> str:
+        """The full path of something in the folder, as other libraries take it."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return self.fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """All of it or nothing: by rename on a local disk, by one completed upload elsewhere."""
+        path = self._path(name)
+        self.fs.create_dir(path.rpartition("/")[0], recursive=True)
+        is_local = isinstance(self.fs, pafs.LocalFileSystem)
+        folder, _, leaf = path.rpartition("/")
+        target = f"{folder}/.{leaf}.{uuid.uuid4().hex}" if is_local else path
+        with self.fs.open_output_stream(target) as stream:
+            stream.write(data)
+        if is_local:
+            self.fs.move(target, path)
+
+    def read_bytes(self, name: str) -> bytes:
+        try:
+            with self.fs.open_input_stream(self._path(name)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            raise DataError(f"{self.uri(name)}: no such file") from None
+
+    def write_records(self, name: str, records: Sequence[R], record: type[R]) -> None:
+        """Write one Parquet file."""
+        table = pa.Table.from_pylist([r.to_row() for r in records], schema=schema_of(record))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
+        """All records of a stage's Parquet files, file by file in name order."""
+        for path in self.parquet_files(stage):
+            with self.fs.open_input_file(path) as file:
+                for batch in pq.ParquetFile(file).iter_batches():
+                    for row in batch.to_pylist():
+                        yield record.from_row(row)
+
+    def parquet_files(self, stage: str) -> list[str]:
+        """Paths, for this folder's filesystem, of the stage's finished Parquet files."""
+        selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=True)
+        infos = self.fs.get_file_info(selector)
+        return sorted(
+            i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
+        )
+
+    def delete(self, name: str) -> None:
+        if self.exists(name):
+            self.fs.delete_dir(self._path(name))
+
+    def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add lines to metrics.jsonl."""
+        old = self.read_bytes("metrics.jsonl") if self.exists("metrics.jsonl") else b""
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        self.write_bytes("metrics.jsonl", old + lines.encode())
+
+    def write_dead_letters(self, stage: str, letters: Sequence[DeadLetter]) -> None:
+        """Replace a stage's dead letters; without any, no file is left."""
+        name = f"dead_letter/{stage}.parquet"
+        if letters:
+            self.write_records(name, letters, DeadLetter)
+        elif self.exists(name):
+            self.fs.delete_file(self._path(name))
+
+    def manifest(self, stage: str) -> Manifest | None:
+        if not self.exists(f"{stage}/manifest.json"):
+            return None
+        return Manifest(**json.loads(self.read_bytes(f"{stage}/manifest.json")))
+
+    def require(self, stage: str, verb: str) -> Manifest:
+        """The manifest of an earlier stage; DataError naming the verb to run where it is missing."""
+        manifest = self.manifest(stage)
+        if manifest is None:
+            raise DataError(f"{self.uri(stage)}: not finished; run `python -m jobs.{verb}` first")
+        return manifest
+
+    def begin(
+        self, stage: str, *, settings: dict[str, Any], input: str, overwrite: bool
+    ) -> Literal["done", "resume", "begin"]:
+        """Whether the stage is done, has rows to go on from, or begins now.
+
+        Raises StageError, naming the changed keys, where the output there is of another configuration
+        or input; `overwrite` deletes it instead.
+        """
+        settings = json.loads(json.dumps(settings))
+        for name, state in (("manifest.json", "done"), ("started.json", "resume")):
+            if not self.exists(f"{stage}/{name}"):
+                continue
+            there = json.loads(self.read_bytes(f"{stage}/{name}"))
+            changes = _changes(there["settings"], settings)
+            if there["input"] != input:
+                changes.append("its input changed")
+            if not changes and not (overwrite and state == "done"):
+                return state  # type: ignore[return-value]
+            if not overwrite:
+                raise StageError(
+                    f"{self.uri(stage)} was made under another configuration ({'; '.join(changes)}). "
+                    "Pass --overwrite to make it again, or set run_dir to a new folder"
+                )
+            self.delete(stage)
+        self.write_bytes(f"{stage}/started.json", json.dumps({"settings": settings, "input": input}).encode())
+        return "begin"
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """Write the manifest, the last thing a stage does."""
+        data = json.dumps(asdict(manifest), indent=1, sort_keys=True)
+        self.write_bytes(f"{manifest.stage}/manifest.json", data.encode())
+        self.fs.delete_file(self._path(f"{manifest.stage}/started.json"))
+        return manifest
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    keys = sorted(flat_old.keys() | flat_new.keys())
+    return [
+        f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
+        for key in keys
+        if flat_old.get(key) != flat_new.get(key)
+    ]
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

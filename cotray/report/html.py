@@ -1,0 +1,65 @@
+"""report.html: one self-contained page that opens offline. Everything from data is escaped by Jinja."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cotray.records import Rationale
+from cotray.report.plots import bars_svg, loss_svg
+from cotray.report.table import interval, number
+
+if TYPE_CHECKING:
+    from cotray.report.report import Example, MethodReport
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One token of a teacher's rationale as the page shows it."""
+
+    text: str
+    is_changed: bool
+    hint: str
+
+
+def token_views(rationale: Rationale) -> list[TokenView]:
+    """Tokens with both branches' log-probabilities; changed = plain decoding would have taken another."""
+    is_contrastive = rationale.method != "greedy"
+    views = []
+    for text, greedy, grounded, contrast in zip(
+        rationale.tokens,
+        rationale.greedy_tokens,
+        rationale.grounded_logprobs,
+        rationale.contrast_logprobs,
+        strict=True,
+    ):
+        hint = f"log p grounded {grounded:.2f}"
+        if is_contrastive:
+            hint += f", contrast {contrast:.2f}"
+        if text != greedy:
+            hint += f"; greedy: {greedy!r}"
+        views.append(TokenView(text, text != greedy, hint))
+    return views
+
+
+def render_html(summary: dict[str, Any], methods: Sequence[MethodReport], examples: Sequence[Example]) -> str:
+    environment = Environment(
+        loader=PackageLoader("cotray.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"number": number, "interval": interval, "token_views": token_views}
+    return environment.get_template("report.html.j2").render(
+        summary=summary,
+        methods=methods,
+        examples=examples,
+        # Markup: matplotlib has escaped the text in its own output.
+        bars=Markup(bars_svg(methods)),
+        losses=Markup(loss_svg([(m.method, m.history) for m in methods])),
+    )

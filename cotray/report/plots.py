@@ -1,0 +1,71 @@
+"""The report's plots as SVG text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
+
+
+def bars_svg(methods: Sequence[Any]) -> str:
+    """LAS and accuracy by method with 95 % intervals; an undefined LAS has no bar."""
+    figure, axes = _figure(width=2.2 + 1.5 * len(methods), height=3.4)
+    for offset, color, name in ((-0.2, BLUE, "LAS"), (0.2, ORANGE, "accuracy")):
+        for position, method in enumerate(methods):
+            value, bounds = (
+                (method.las["las"], method.las["ci95"])
+                if name == "LAS"
+                else (method.accuracy["value"], method.accuracy["ci95"])
+            )
+            if value is None:
+                axes.text(position + offset, 0.01, "n/a", ha="center", va="bottom", color=GREY, fontsize=8)
+                continue
+            axes.bar(position + offset, value, 0.36, color=color, label=name if position == 0 else None)
+            if bounds:
+                errors = [[max(0.0, value - bounds[0])], [max(0.0, bounds[1] - value)]]
+                axes.errorbar(position + offset, value, yerr=errors, color="#333", capsize=3, linewidth=1)
+    axes.axhline(0, color="#333", linewidth=0.8)
+    axes.set_xticks(range(len(methods)), [m.method.replace("+", "\n+ ") for m in methods], fontsize=9)
+    axes.set_ylabel("fraction")
+    axes.legend(frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str:
+    """Factual training loss (dashed) and dev loss (solid) by epoch, one colour per method."""
+    figure, axes = _figure(width=7, height=3.2)
+    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for index, (method, history) in enumerate(histories):
+        epochs = [row["epoch"] for row in history]
+        style = {"color": colors[index % len(colors)], "marker": "o", "markersize": 3}
+        if all("dev_loss" in row for row in history):
+            axes.plot(epochs, [row["dev_loss"] for row in history], label=f"{method}: dev", **style)
+        loss = [row["loss_factual"] for row in history]
+        axes.plot(epochs, loss, linestyle="--", label=f"{method}: train", **style)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss per token (nats)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return _svg(figure)
+
+
+def _figure(*, width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    """The <svg> element alone, with text as text and the same bytes for the same data."""
+    buffer = io.StringIO()
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "cotray", "font.family": "sans-serif"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

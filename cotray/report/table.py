@@ -1,0 +1,40 @@
+"""The comparison of methods as plain text, for the terminal and job logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cotray.report.report import MethodReport
+
+
+def text_table(methods: Sequence[MethodReport]) -> str:
+    header = ["method", "LAS", "95 % interval", "sim. gain", "leak", "accuracy", "oracle", "perturbed", "n"]
+    rows = [
+        [
+            m.method,
+            number(m.las["las"]),
+            interval(m.las["ci95"]),
+            number(m.las["sim_gain"]),
+            number(m.las["leak_rate"]),
+            number(m.accuracy["value"]),
+            number(m.oracle_accuracy["value"]),
+            number(m.perturbed_accuracy["value"]),
+            str(m.accuracy["n"]),
+        ]
+        for m in methods
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows]]
+    notes = [f"{m.method}: {m.las['reason']}" for m in methods if m.las["reason"]]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+
+
+def number(value: float | None) -> str:
+    """A fraction with three decimals, or a dash where it is undefined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def interval(bounds: Sequence[Any] | None) -> str:
+    return "-" if bounds is None else f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"

@@ -1,0 +1,40 @@
+"""Greedy text generation in batches, for both kinds of model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+@torch.inference_mode()
+def generate_texts(
+    model, tokenizer, sources: Sequence[str], *, forced: str, max_new_tokens: int
+) -> list[str]:
+    """Continue each source, which is followed by `forced` (encoder-decoders: the decoder starts with it).
+
+    Returns the continuations without `forced`, up to the end of sequence.
+    """
+    from transformers import GenerationConfig
+
+    greedy = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=model.config.decoder_start_token_id
+        if model.config.is_encoder_decoder
+        else None,
+    )
+    if model.config.is_encoder_decoder:
+        inputs = tokenizer(list(sources), return_tensors="pt", padding=True, padding_side="right")
+        start = [model.config.decoder_start_token_id, *tokenizer(forced, add_special_tokens=False).input_ids]
+        inputs["decoder_input_ids"] = torch.tensor([start] * len(sources))
+        num_forced = len(start)
+    else:
+        texts = [source + forced for source in sources]
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        num_forced = inputs["input_ids"].shape[1]
+    inputs.pop("token_type_ids", None)
+    output = model.generate(**inputs.to(model.device), generation_config=greedy)
+    return tokenizer.batch_decode(output[:, num_forced:], skip_special_tokens=True)

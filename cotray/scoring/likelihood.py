@@ -1,0 +1,136 @@
+"""log p(candidate | context) for several candidates per context; what they share is computed once.
+
+B: contexts  N: candidates of all contexts  S: shared tokens  C: candidate tokens  V: vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cotray.records import TrainExample
+from cotray.sequences import Encoded, collate, encode
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stands before the candidates: the input, and the part of the target already fixed."""
+
+    source: str
+    target_prefix: str
+    candidates: Sequence[str]
+
+
+@torch.inference_mode()
+def candidate_logprobs(model, tokenizer, contexts: Sequence[Context]) -> list[list[float]]:
+    """Natural-log probability of each candidate's tokens, end of sequence not included."""
+    is_encoder_decoder = model.config.is_encoder_decoder
+    encoded = [
+        [
+            encode(
+                TrainExample("", "factual", c.source, c.target_prefix + text, len(c.target_prefix)),
+                tokenizer,
+                is_encoder_decoder=is_encoder_decoder,
+                ends=False,
+            )
+            for text in c.candidates
+        ]
+        for c in contexts
+    ]
+    if is_encoder_decoder:
+        return _score_encoder_decoder(model, tokenizer, encoded)
+    return _score_decoder_only(model, tokenizer, encoded)
+
+
+def likeliest(candidates: Sequence[str], logprobs: Sequence[float]) -> str:
+    """The candidate with the highest log-probability; the first of equals."""
+    return max(zip(logprobs, candidates, strict=True), key=lambda pair: pair[0])[1]
+
+
+def _score_decoder_only(model, tokenizer, encoded) -> list[list[float]]:
+    full = [[[*e.source, *e.target] for e in group] for group in encoded]
+    num_shared = [_num_shared(rows, group[0]) for rows, group in zip(full, encoded, strict=True)]
+    shared_mask_BS, shared_ids_BS = _left_pad([g[0][:n] for g, n in zip(full, num_shared, strict=True)])
+    out = model(
+        input_ids=shared_ids_BS.to(model.device),
+        attention_mask=shared_mask_BS.to(model.device),
+        position_ids=(shared_mask_BS.cumsum(1) - 1).clamp(min=0).to(model.device),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    context_N = torch.tensor([b for b, group in enumerate(full) for _ in group])
+    rests = [row[n:] for group, n in zip(full, num_shared, strict=True) for row in group]
+    width = max(map(len, rests))
+    ids_NC = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests])
+    mask_NC = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for rest in rests])
+    out.past_key_values.batch_select_indices(context_N.to(model.device))
+    logits_NCV = model(
+        input_ids=ids_NC.to(model.device),
+        attention_mask=torch.cat([shared_mask_BS[context_N], mask_NC], 1).to(model.device),
+        position_ids=(torch.tensor(num_shared)[context_N][:, None] + torch.arange(width)).to(model.device),
+        past_key_values=out.past_key_values,
+        use_cache=True,
+    ).logits
+    logits_NCV = torch.cat([out.logits[context_N.to(model.device)], logits_NCV[:, :-1]], 1)
+    labels = [
+        _rest_labels(e, n - len(e.source))
+        for group, n in zip(encoded, num_shared, strict=True)
+        for e in group
+    ]
+    labels_NC = torch.tensor([row + [-100] * (width - len(row)) for row in labels], device=model.device)
+    return _regroup(_sum_logprobs(logits_NCV, labels_NC), encoded)
+
+
+def _score_encoder_decoder(model, tokenizer, encoded) -> list[list[float]]:
+    flat = [e for group in encoded for e in group]
+    batch = collate(
+        flat,
+        pad_token_id=tokenizer.pad_token_id,
+        is_encoder_decoder=True,
+        start_token_id=model.config.decoder_start_token_id,
+    ).to(model.device)
+    first_B = torch.tensor(
+        [sum(len(g) for g in encoded[:b]) for b in range(len(encoded))], device=model.device
+    )
+    context_N = torch.tensor([b for b, group in enumerate(encoded) for _ in group], device=model.device)
+    mask_NS = batch.inputs["attention_mask"]
+    hidden = model.get_encoder()(
+        input_ids=batch.inputs["input_ids"][first_B], attention_mask=mask_NS[first_B]
+    )
+    hidden.last_hidden_state = hidden.last_hidden_state[context_N]
+    logits_NCV = model(
+        encoder_outputs=hidden, attention_mask=mask_NS, decoder_input_ids=batch.inputs["decoder_input_ids"]
+    ).logits
+    return _regroup(_sum_logprobs(logits_NCV, batch.labels_BK), encoded)
+
+
+def _sum_logprobs(logits_NCV: torch.Tensor, labels_NC: torch.Tensor) -> list[float]:
+    loss = torch.nn.functional.cross_entropy(
+        logits_NCV.float().flatten(0, 1), labels_NC.flatten(), ignore_index=-100, reduction="none"
+    )
+    return (-loss.view(labels_NC.shape).sum(1)).tolist()
+
+
+def _num_shared(rows: list[list[int]], first: Encoded) -> int:
+    """Tokens that all rows start with, before the first scored token and before any row's last one."""
+    limit = min(len(first.source) + first.is_supervised.index(True), *(len(row) - 1 for row in rows))
+    return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
+
+
+def _rest_labels(encoded: Encoded, start: int) -> list[int]:
+    """Labels of the target from `start` on (which is negative if part of the source is not shared)."""
+    labels = [t if s else -100 for t, s in zip(encoded.target, encoded.is_supervised, strict=True)]
+    return [-100] * -start + labels if start < 0 else labels[start:]
+
+
+def _left_pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return mask, torch.tensor([[0] * (width - len(row)) + row for row in rows])
+
+
+def _regroup(values: list[float], groups) -> list[list[float]]:
+    values = iter(values)  # type: ignore[assignment]
+    return [[next(values) for _ in group] for group in groups]  # type: ignore[call-overload]

@@ -1,0 +1,106 @@
+"""generate: requests/ -> rationales/, by a pool of teachers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.config import RunConfig, TeacherConfig
+from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.errors import StageError
+from cotray.records import Rationale, TeacherRequest
+from cotray.stages.pool import PoolStage, Process, run_pool
+from cotray.teacher.teacher import build_teacher
+
+
+def generate(
+    config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str] = (), label: str = "generate"
+) -> Manifest:
+    """Run the stage, or return its manifest if it is done.
+
+    `reuse_from` names run folders whose rationales are taken over where they were made from the same
+    requests under the same decoding.
+    """
+    folder = RunFolder(config.run_dir)
+    requests = folder.require("requests", "prepare")
+    settings = _settings(config)
+    state = folder.begin("rationales", settings=settings, input=requests.fingerprint, overwrite=overwrite)
+    if state == "done":
+        return folder.require("rationales", "generate")
+    for other in reuse_from:
+        _reuse(RunFolder(other), folder, settings, requests.fingerprint)
+    stage = PoolStage(
+        source="requests",
+        target="rationales",
+        source_record=TeacherRequest,
+        target_record=Rationale,
+        build=partial(_teach, config.teacher, config.decoding_method),
+        is_wanted=partial(_is_of_kind, settings["kinds"]),
+    )
+    total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
+    teacher = config.teacher
+    run_pool(folder, stage, total=total, pool=teacher.pool, batch_size=teacher.batch_size, label=label)
+    return _finish(folder, settings, requests, total)
+
+
+def _teach(config: TeacherConfig, method: str) -> Process:
+    return build_teacher(config, method=method).generate
+
+
+def _is_of_kind(kinds: Sequence[str], table: pa.Table) -> Any:
+    return pc.is_in(table["kind"], pa.array(kinds))  # type: ignore[attr-defined]
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What rationales depend on; the number of replicas or of pairs at once is not among it."""
+    teacher = config.teacher.model_dump(
+        include={"engine", "model", "revision", "dtype", "num_demonstrations", "record_scores", "decoding"}
+    )
+    kinds = ["factual", "counterfactual"] if config.counterfactual_weight > 0 else ["factual"]
+    return {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
+
+
+def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], requests: str) -> None:
+    manifest = source.manifest("rationales")
+    if manifest is None or manifest.input != requests:
+        return
+    if manifest.settings | {"kinds": settings["kinds"]} != settings:
+        return
+    if not set(manifest.settings["kinds"]) <= set(settings["kinds"]):
+        return
+    for path in source.parquet_files("rationales"):
+        name = f"rationales/{path.rpartition('/')[2]}"
+        target.write_bytes(name, source.read_bytes(name))
+
+
+def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, total: int) -> Manifest:
+    """Count what is there, keep the failures as dead letters, and write the manifest."""
+    num_tokens, num_rows, stops, letters = 0, 0, Counter(), list[DeadLetter]()
+    for rationale in folder.read_records("rationales", Rationale):
+        num_rows += 1
+        num_tokens += rationale.num_tokens
+        stops[rationale.stop_reason or "error"] += 1
+        if rationale.error:
+            letters.append(DeadLetter("rationales", rationale.id, rationale.error, str(rationale.to_row())))
+    assert num_rows == total, (num_rows, total)
+    folder.write_dead_letters("rationales", letters)
+    if len(letters) == num_rows:
+        causes = Counter(letter.reason for letter in letters).most_common(3)
+        shown = "; ".join(f"{count} x {reason}" for reason, count in causes)
+        raise StageError(f"{folder.uri('rationales')}: every one of {num_rows} requests failed ({shown})")
+    return folder.finish(
+        Manifest(
+            stage="rationales",
+            settings=settings,
+            input=requests.fingerprint,
+            num_in=num_rows,
+            num_out=num_rows - len(letters),
+            num_dead=len(letters),
+            metrics={"tokens": num_tokens, "stop_reasons": dict(stops)},
+        )
+    )

@@ -1,0 +1,110 @@
+"""Records of one stage -> records of the next, through a pool of replicas on Ray Data.
+
+Every replica writes each of its batches as one Parquet file named after the ids in it: a batch that Ray
+repeats after a failure replaces its own file, and nothing but counts passes the driver. Records already
+written are left out, so the same command goes on where one was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cotray.config import PoolConfig
+from cotray.data.store import RunFolder, fingerprint
+from cotray.records import Record
+from cotray.stages.progress import progress
+
+Process = Callable[..., Sequence[Record]]
+"""`process(records, on_finished=callback)` -> one record each, in order."""
+
+
+@dataclass(frozen=True)
+class PoolStage:
+    """From which records to which, made by what. `build` runs once per replica and returns a Process."""
+
+    source: str
+    target: str
+    source_record: type[Record]
+    target_record: type[Record]
+    build: Callable[[], Process]
+    is_wanted: Callable[[pa.Table], Any]
+    """Which rows of a source table to process, as a boolean array; rows have `id` and `kind`."""
+
+
+def run_pool(
+    folder: RunFolder, stage: PoolStage, *, total: int, pool: PoolConfig, batch_size: int, label: str
+) -> None:
+    """Process every wanted record that is not written yet; `total` is for the progress line alone."""
+    import ray.data
+
+    done = finished_keys(folder, stage.target)
+    with progress(label, total=total, done=len(done)) as line:
+        if len(done) >= total:
+            return
+        dataset = (
+            ray.data.read_parquet(folder.parquet_files(stage.source), filesystem=folder.fs)
+            .map_batches(_Waiting(stage, done), batch_format="pyarrow", batch_size=None)
+            .repartition(target_num_rows_per_block=batch_size)
+            .map_batches(
+                _Replica,
+                fn_constructor_args=(folder.root, stage, line.counter),
+                batch_format="pyarrow",
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(min_size=pool.replicas.min, max_size=pool.replicas.max),
+                num_cpus=pool.num_cpus,
+                num_gpus=pool.num_gpus,
+            )
+        )
+        for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            pass
+
+
+def finished_keys(folder: RunFolder, stage: str) -> set[str]:
+    """`kind/id` of every record a stage has written."""
+    keys: set[str] = set()
+    for path in folder.parquet_files(stage):
+        table = pq.read_table(path, columns=["kind", "id"], filesystem=folder.fs)
+        keys.update(_keys(table).to_pylist())
+    return keys
+
+
+class _Waiting:
+    """Keeps the wanted rows that are not written yet."""
+
+    def __init__(self, stage: PoolStage, done: set[str]) -> None:
+        self.is_wanted = stage.is_wanted
+        self.done = pa.array(sorted(done), pa.string())
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        is_done = pc.is_in(_keys(batch), self.done)  # type: ignore[attr-defined]
+        return batch.filter(pc.and_not(self.is_wanted(batch), is_done))  # type: ignore[attr-defined]
+
+
+class _Replica:
+    """One model on one worker; it passes on the number of rows it has written."""
+
+    def __init__(self, run_dir: str, stage: PoolStage, counter: Any) -> None:
+        self.folder = RunFolder(run_dir)
+        self.stage = stage
+        self.counter = counter
+        self.process = stage.build()
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        records = [self.stage.source_record.from_row(row) for row in batch.to_pylist()]
+        if records:
+            made = self.process(records, on_finished=lambda _: self.counter.add.remote(1))
+            assert len(made) == len(records), (len(made), len(records))
+            name = fingerprint(sorted(_keys(batch).to_pylist()))
+            path = f"{self.stage.target}/part-{name}.parquet"
+            self.folder.write_records(path, made, self.stage.target_record)
+        return pa.table({"rows": [len(records)]})
+
+
+def _keys(table: pa.Table) -> Any:
+    return pc.binary_join_element_wise(table["kind"], table["id"], "/")  # type: ignore[attr-defined]

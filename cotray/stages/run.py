@@ -1,0 +1,75 @@
+"""The verbs as the command line calls them: configuration in, a summary for the terminal out."""
+
+from __future__ import annotations
+
+import time
+
+from cotray.config import RunConfig, dump_config
+from cotray.data.store import Manifest, RunFolder
+from cotray.stages.cluster import cluster
+from cotray.stages.generate import generate
+from cotray.stages.prepare import prepare
+from cotray.stages.score import score
+from cotray.stages.student import train
+
+
+def prepare_verb(config: RunConfig, overwrite: bool) -> str:
+    return _single(config, prepare, overwrite)
+
+
+def generate_verb(config: RunConfig, overwrite: bool) -> str:
+    return _single(config, generate, overwrite)
+
+
+def train_verb(config: RunConfig, overwrite: bool) -> str:
+    return _single(config, train, overwrite)
+
+
+def score_verb(config: RunConfig, overwrite: bool) -> str:
+    from cotray.report.table import interval, number
+
+    summary = _single(config, score, overwrite)
+    figures = RunFolder(config.run_dir).require("simulations", "score").metrics
+    las = figures["las"]
+    return (
+        f"{summary}\nLAS {number(las['las'])} {interval(las['ci95'])}"
+        f"{' (' + las['reason'] + ')' if las['reason'] else ''}, simulation gain {number(las['sim_gain'])}, "
+        f"leak rate {number(las['leak_rate'])}, accuracy {number(figures['accuracy']['value'])}"
+    )
+
+
+def run_verb(config: RunConfig, overwrite: bool) -> str:
+    """Every method in a folder of its own; one that is done costs nothing, decoded once is never twice."""
+    from cotray.report.report import report
+
+    _write_config(config)
+    started = time.monotonic()
+    with cluster(config.ray):
+        for position, method in enumerate(config.methods, start=1):
+            one = config.for_method(method)
+            _write_config(one)
+            label = f"{position}/{len(config.methods)} {method}"
+            earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
+            prepare(one, overwrite=overwrite, label=f"{label} prepare")
+            generate(one, overwrite=overwrite, reuse_from=earlier, label=f"{label} generate")
+            train(one, overwrite=overwrite, label=f"{label} train")
+            score(one, overwrite=overwrite, label=f"{label} score")
+    return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
+
+
+def _single(config: RunConfig, stage, overwrite: bool) -> str:
+    _write_config(config)
+    with cluster(config.ray):
+        manifest: Manifest = stage(config, overwrite=overwrite)
+    dead = (
+        f", {manifest.num_dead} dead letters (dead_letter/{manifest.stage}.parquet)"
+        if manifest.num_dead
+        else ""
+    )
+    return (
+        f"{RunFolder(config.run_dir).uri(manifest.stage)}: {manifest.num_in} in, {manifest.num_out} out{dead}"
+    )
+
+
+def _write_config(config: RunConfig) -> None:
+    RunFolder(config.run_dir).write_bytes("config.yaml", dump_config(config).encode())

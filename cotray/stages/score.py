@@ -1,0 +1,204 @@
+"""score: the student answers, a simulator learns to predict it, and LAS says what the rationale adds.
+
+student/ + rationales/ -> answers/ -> simulator/ -> simulations/ and the figures in their manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.config import RunConfig, ScoringConfig
+from cotray.data.store import Manifest, RunFolder, fingerprint
+from cotray.errors import DataError
+from cotray.prompts.simulator import simulator_example
+from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainExample
+from cotray.scoring.las import las
+from cotray.scoring.statistics import accuracy_ci95
+from cotray.stages.fit import fit
+from cotray.stages.pool import PoolStage, Process, run_pool
+from cotray.stages.student import PLACEMENT, with_progress
+
+
+def score(config: RunConfig, *, overwrite: bool = False, label: str = "score") -> Manifest:
+    """Run the three steps that are not done yet; returns the manifest of simulations/ with the figures."""
+    folder = RunFolder(config.run_dir)
+    answers = _answer(config, folder, overwrite=overwrite, label=f"{label}: answers")
+    simulator = _train_simulator(config, folder, answers, overwrite=overwrite, label=f"{label}: simulator")
+    return _simulate(config, folder, answers, simulator, overwrite=overwrite, label=f"{label}: simulations")
+
+
+def _answer(config: RunConfig, folder: RunFolder, *, overwrite: bool, label: str) -> Manifest:
+    student = folder.require("student", "train")
+    rationales = folder.require("rationales", "generate")
+    settings = config.scoring.model_dump(include={"max_new_tokens", "perturbed_fraction"})
+    source = fingerprint(student.fingerprint, rationales.fingerprint)
+    if folder.begin("answers", settings=settings, input=source, overwrite=overwrite) == "done":
+        return folder.require("answers", "score")
+    stage = PoolStage(
+        source="rationales",
+        target="answers",
+        source_record=Rationale,
+        target_record=StudentAnswer,
+        build=partial(_load_student, config, folder.uri("student")),
+        is_wanted=_is_factual,
+    )
+    total = sum(r.kind == "factual" for r in folder.read_records("rationales", Rationale))
+    run_pool(folder, stage, total=total, pool=config.scoring.pool, batch_size=128, label=label)
+    return folder.finish(Manifest("answers", settings, source, total, total, 0))
+
+
+def _train_simulator(
+    config: RunConfig, folder: RunFolder, answers: Manifest, *, overwrite: bool, label: str
+) -> Manifest:
+    simulator = config.simulator
+    settings = simulator.model_dump(exclude={"training": PLACEMENT}) | {"seed": config.seed}
+    state = folder.begin("simulator", settings=settings, input=answers.fingerprint, overwrite=overwrite)
+    if state == "done":
+        return folder.require("simulator", "score")
+    rows = list(folder.read_records("answers", StudentAnswer))
+    train, dev = ([row for row in rows if row.split == split] for split in ("train", "dev"))
+    metrics: dict[str, Any] = {"mode": simulator.mode}
+    if simulator.mode == "trained":
+        from cotray.training.batches import SimulatorBatches
+
+        batches = SimulatorBatches(
+            train,
+            _render,
+            batch_size=simulator.training.batch_size,
+            explanation_dropout=simulator.explanation_dropout,
+            input_dropout=simulator.input_dropout,
+            seed=config.seed,
+        )
+        dev_examples = [_render(row, False, False) for row in dev]
+        report = with_progress(
+            lambda on_metrics: fit(
+                batches,
+                dev_examples,
+                simulator,
+                simulator.training,
+                folder.uri("simulator"),
+                alpha=0.0,
+                seed=config.seed,
+                on_metrics=on_metrics,
+            ),
+            label,
+        )
+        metrics |= asdict(report)
+    return folder.finish(
+        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics)
+    )
+
+
+def _simulate(
+    config: RunConfig,
+    folder: RunFolder,
+    answers: Manifest,
+    simulator: Manifest,
+    *,
+    overwrite: bool,
+    label: str,
+) -> Manifest:
+    settings = {"num_resamples": config.scoring.num_resamples, "seed": config.seed}
+    source = fingerprint(answers.fingerprint, simulator.fingerprint)
+    if folder.begin("simulations", settings=settings, input=source, overwrite=overwrite) == "done":
+        return folder.require("simulations", "score")
+    stage = PoolStage(
+        source="answers",
+        target="simulations",
+        source_record=StudentAnswer,
+        target_record=Simulation,
+        build=partial(_load_simulator, config, folder.uri("simulator")),
+        is_wanted=_is_test,
+    )
+    total = sum(row.split == "test" for row in folder.read_records("answers", StudentAnswer))
+    if not total:
+        raise DataError(f"{folder.uri('answers')}: no test question to score; raise data.test_fraction")
+    run_pool(folder, stage, total=total, pool=config.scoring.pool, batch_size=128, label=label)
+    rows = list(folder.read_records("simulations", Simulation))
+    metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
+    return folder.finish(Manifest("simulations", settings, source, total, total, 0, metrics))
+
+
+def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dict[str, Any]:
+    """Accuracies with intervals, the interventions, and LAS over the test questions."""
+    report = las(
+        [r.student_answer for r in rows],
+        [r.sim_x for r in rows],
+        [r.sim_e for r in rows],
+        [r.sim_xe for r in rows],
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+    def accuracy(is_right: Callable[[Simulation], bool], over: Sequence[Simulation]) -> dict[str, Any]:
+        right = [is_right(row) for row in over]
+        interval = accuracy_ci95(right, num_resamples=num_resamples, seed=seed)
+        return {"value": sum(right) / len(right) if right else None, "ci95": interval, "n": len(right)}
+
+    explained = [row for row in rows if row.oracle_answer]
+    return {
+        "accuracy": accuracy(lambda r: same_answer(r.student_answer, r.answer), rows),
+        "oracle_accuracy": accuracy(lambda r: same_answer(r.oracle_answer, r.answer), explained),
+        "perturbed_accuracy": accuracy(lambda r: same_answer(r.perturbed_answer, r.answer), rows),
+        "wrote_answer": accuracy(lambda r: r.wrote_answer, rows),
+        "las": asdict(report),
+    }
+
+
+def same_answer(first: str, second: str) -> bool:
+    """Equal but for case and spacing."""
+    return first.lower().split() == second.lower().split()
+
+
+def _load_student(config: RunConfig, model: str) -> Process:
+    from cotray.scoring.predict import Student
+
+    tags = config.student.training.tags
+    student = Student(model, config=config.scoring, tags=tags, seed=config.seed, method=config.method)
+    return partial(_in_batches, student.answer, config.scoring)
+
+
+def _load_simulator(config: RunConfig, trained: str) -> Process:
+    from cotray.scoring.simulate import Simulator
+
+    mode = config.simulator.mode
+    model = trained if mode == "trained" else config.simulator.model
+    simulator = Simulator(model, mode=mode)
+    return partial(_in_batches, simulator.simulate, config.scoring)
+
+
+def _in_batches(
+    process: Callable[[Sequence[Any]], list[Any]],
+    scoring: ScoringConfig,
+    records: Sequence[Record],
+    *,
+    on_finished: Callable[[int], None],
+) -> list[Record]:
+    """Rows of about equal length go through the model together, because the longest sets the pace."""
+    size = scoring.batch_size
+    order = sorted(range(len(records)), key=lambda i: len(getattr(records[i], "question", "")))
+    made: dict[int, Record] = {}
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        made |= zip(chunk, process([records[i] for i in chunk]), strict=True)
+        for _ in chunk:
+            on_finished(1)
+    return [made[i] for i in range(len(records))]
+
+
+def _render(answer: StudentAnswer, drop_x: bool, drop_e: bool) -> TrainExample:
+    return simulator_example(answer, drop_x=drop_x, drop_e=drop_e)
+
+
+def _is_factual(table: pa.Table) -> Any:
+    return pc.equal(table["kind"], "factual")  # type: ignore[attr-defined]
+
+
+def _is_test(table: pa.Table) -> Any:
+    return pc.equal(table["split"], "test")  # type: ignore[attr-defined]

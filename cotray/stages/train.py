@@ -1,0 +1,90 @@
+"""train: rationales -> the student, in Hugging Face format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cotray.config import ModelConfig, RunConfig
+from cotray.errors import DataError
+from cotray.prompts.student import student_example
+from cotray.records import Rationale, TrainExample
+from cotray.stages.fit import FitReport, fit
+from cotray.stages.relay import OnMetrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """What became of the rationales: learned from, skipped (`error` was set), or too long."""
+
+    fit: FitReport
+    num_factual: int
+    num_counterfactual: int
+    num_dev: int
+    num_skipped: int
+    too_long: tuple[TrainExample, ...]
+
+
+def train_student(
+    rationales: Sequence[Rationale], config: RunConfig, output_dir: str, *, on_metrics: OnMetrics
+) -> StudentReport:
+    """Train the student on the train split; dev loss is that of the factual dev rows."""
+    from cotray.training.batches import StudentBatches, split_by_length
+
+    student, training, alpha = config.student, config.student.training, config.counterfactual_weight
+    tokenizer, is_encoder_decoder = load_tokenizer_of(student)
+    usable = [row for row in rationales if not row.error]
+    wanted = {("train", "factual"), ("dev", "factual"), *([("train", "counterfactual")] if alpha > 0 else [])}
+    examples: dict[str, list[TrainExample]] = {"train": [], "dev": []}
+    too_long: list[TrainExample] = []
+    for split, rows in examples.items():
+        rendered = [
+            student_example(row, tags=training.tags, seed=config.seed, is_encoder_decoder=is_encoder_decoder)
+            for row in usable
+            if row.split == split and (split, row.kind) in wanted
+        ]
+        kept, dropped = split_by_length(
+            rendered, tokenizer, is_encoder_decoder=is_encoder_decoder, max_length=training.max_length
+        )
+        rows.extend(kept)
+        too_long.extend(dropped)
+    num_factual = sum(example.kind == "factual" for example in examples["train"])
+    if not num_factual:
+        raise DataError(
+            f"{output_dir}: no factual rationale to train on ({len(rationales)} read, "
+            f"{len(rationales) - len(usable)} failed, {len(too_long)} longer than training.max_length)"
+        )
+    batches = StudentBatches(examples["train"], batch_size=training.batch_size, alpha=alpha, seed=config.seed)
+    report = fit(
+        batches,
+        examples["dev"],
+        student,
+        training,
+        output_dir,
+        alpha=alpha,
+        seed=config.seed,
+        on_metrics=on_metrics,
+    )
+    return StudentReport(
+        fit=report,
+        num_factual=num_factual,
+        num_counterfactual=len(examples["train"]) - num_factual,
+        num_dev=len(examples["dev"]),
+        num_skipped=len(rationales) - len(usable),
+        too_long=tuple(too_long),
+    )
+
+
+def load_tokenizer_of(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The model's tokenizer, and whether it is an encoder-decoder; loads no weights."""
+    from transformers import AutoConfig
+
+    from cotray.models import load_tokenizer, model_path
+
+    tokenizer = load_tokenizer(model.model, revision=model.revision)
+    config = AutoConfig.from_pretrained(model_path(model.model), revision=model.revision)
+    return tokenizer, bool(config.is_encoder_decoder)

@@ -1,0 +1,126 @@
+"""The state of a training run, on disk: sharded checkpoints to resume from, and the final export.
+
+A checkpoint is a folder: `progress.json` of rank 0 beside the tensors in torch.distributed.checkpoint
+format, of which each worker writes its own shards; another number of workers can read it. When the
+workers write to folders of their own, the union of the folders is the checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.tensor import DTensor
+
+from cotray.training.shard import rank_and_world
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Progress:
+    """How far training has come; `history` has one flat row of metrics per finished epoch."""
+
+    step: int = 0
+    best_dev_loss: float | None = None
+    num_epochs_without_improvement: int = 0
+    has_stopped: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class TrainState:
+    """Everything that a step changes. `best` holds this worker's shards on the CPU.
+
+    `best` is None until the first dev evaluation, and throughout when there are no dev examples.
+    """
+
+    model: PreTrainedModel
+    optimizer: torch.optim.AdamW
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, torch.Tensor] | None = None
+
+
+def keep_as_best(state: TrainState) -> None:
+    state.best = {name: tensor.detach().cpu().clone() for name, tensor in _weights(state.model).items()}
+
+
+def restore_best(state: TrainState) -> None:
+    """Put the best weights into the model; the last ones are the best without dev examples."""
+    if state.best is None:
+        return
+    with torch.no_grad():
+        for name, tensor in _weights(state.model).items():
+            _local(tensor).copy_(_local(state.best[name]))
+
+
+def save(state: TrainState, folder: str | Path) -> None:
+    """Write a checkpoint; every worker must call this."""
+    if rank_and_world()[0] == 0:
+        text = json.dumps({**dataclasses.asdict(state.progress), "has_best": state.best is not None})
+        Path(folder, "progress.json").write_text(text, encoding="utf-8")
+    dcp.save(_tensors(state), checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+
+
+def load(state: TrainState, folder: str | Path) -> None:
+    """Read a checkpoint into an existing state, in place; every worker must call this."""
+    values = json.loads(Path(folder, "progress.json").read_text(encoding="utf-8"))
+    if values.pop("has_best"):
+        keep_as_best(state)  # allocates the tensors that are then read into
+    dcp.load(_tensors(state), checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+    state.progress = Progress(**values)
+
+
+def export(state: TrainState, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write the best weights in Hugging Face format from rank 0; every worker must call this.
+
+    Leaves the best weights in the model. Rank 0 holds one whole copy of them in host memory.
+    """
+    restore_best(state)
+    rank, _ = rank_and_world()
+    whole = {}
+    for name, tensor in _weights(state.model).items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if rank == 0:
+            whole[name] = full.detach().cpu()
+    if rank == 0:
+        state.model.save_pretrained(folder, state_dict=whole)
+        tokenizer.save_pretrained(folder)
+
+
+def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by name; tied weights appear once, under their first name."""
+    seen: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in tensors.items() if seen.setdefault(id(tensor), name) == name}
+
+
+def _tensors(state: TrainState) -> dict[str, Any]:
+    parameters = state.model.named_parameters()
+    tensors: dict[str, Any] = {
+        "model": {name: tensor.detach() for name, tensor in _weights(state.model).items()},
+        "optimizer": {name: _moments(state.optimizer, parameter) for name, parameter in parameters},
+    }
+    return tensors if state.best is None else {**tensors, "best": state.best}
+
+
+def _moments(optimizer: torch.optim.AdamW, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+    """AdamW's state of one parameter, as AdamW itself initialises it before the first step."""
+    if not optimizer.state[parameter]:
+        optimizer.state[parameter] = {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer.state[parameter]
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
