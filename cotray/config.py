@@ -143,7 +143,7 @@ class TrainingConfig(Config):
     patience: int = Field(default=1, ge=0)
     """Stop when more than so many epochs in a row did not improve the dev loss (SCOTT: 1)."""
     precision: Dtype = "auto"
-    """Compute type; `auto`: bfloat16 on a GPU that has it, else float32. Weights stay float32."""
+    """Compute type; `auto`: bfloat16 where the device has it natively, else float32. Weights stay float32."""
     num_workers: int = Field(default=2, ge=1)
     num_cpus: float = Field(default=1, ge=0)
     """Logical CPUs (and torch threads) of one worker."""
@@ -279,7 +279,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         value = text
     *parents, leaf = key.split(".")
     for name in parents:
-        tree = tree.setdefault(name, {})
+        tree[name] = tree.get(name) or {}
+        tree = tree[name]
         if not isinstance(tree, dict):
             raise ConfigError(f"'{override}': {name} is a value, not a section")
     tree[leaf] = value

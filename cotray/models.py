@@ -126,14 +126,28 @@ def layer_stacks(model: PreTrainedModel) -> list[Any]:
 
 
 def device_and_dtype(dtype: str) -> tuple[torch.device, torch.dtype]:
-    """The accelerator if there is one, and bfloat16 there unless told otherwise."""
+    """For inference: the accelerator if there is one, and bfloat16 there unless told otherwise.
+
+    CPUs stay with float32, so that results do not depend on how rows are batched.
+    """
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        dtype = "bfloat16" if has_bf16 else "float32"
-    return device, getattr(torch, dtype)
+    is_exact = dtype == "auto" and device.type == "cpu"
+    return device, compute_dtype("float32" if is_exact else dtype, device.type)
+
+
+def compute_dtype(dtype: str, device_type: str) -> torch.dtype:
+    """`auto`: bfloat16 where the device computes it natively (most GPUs, recent CPUs), else float32."""
+    import torch
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device_type == "cuda":
+        is_native = torch.cuda.is_bf16_supported()
+    else:
+        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def cache_dir() -> Path:

@@ -101,8 +101,12 @@ def match_choice(answer: str, choices: Sequence[str]) -> str | None:
     """The choice that equals `answer` but for case and spacing; open questions take any non-empty answer."""
     if not choices:
         return answer or None
-    normalised = " ".join(answer.lower().split())
-    return next((c for c in choices if " ".join(c.lower().split()) == normalised), None)
+    return next((choice for choice in choices if _plain(choice) == _plain(answer)), None)
+
+
+def _plain(text: str) -> str:
+    """Without case, repeated spaces and a full stop at the end, which students like to add."""
+    return " ".join(text.lower().split()).rstrip(".")
 
 
 def choose_or_write(

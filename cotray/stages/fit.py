@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cotray.training.batches import Batches
     from cotray.training.checkpoint import TrainState
 
-# What may change between two attempts at the same run.
-_NOT_IN_FINGERPRINT = {"num_workers", "num_cpus", "num_gpus", "max_failures", "micro_batch_size"}
+# What does not change the weights beyond rounding, so that two attempts at a run may differ in it.
+PLACEMENT = {"num_workers", "num_cpus", "num_gpus", "max_failures", "micro_batch_size"}
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _fingerprint(task: _Task) -> str:
     """Names what determines the weights: model, knobs, seed and the first epoch's examples."""
     examples = (task.batches(step) for step in range(task.batches.num_steps_per_epoch))
     texts = [repr(batch) for batch in examples]
-    training = task.training.model_dump_json(exclude=_NOT_IN_FINGERPRINT)
+    training = task.training.model_dump_json(exclude=PLACEMENT)
     model = task.model.model_dump_json(include={"model", "revision", "num_layers"})
     return f"{digest(task.seed, model, training, str(task.alpha), *texts, repr(task.dev_examples)):016x}"
 

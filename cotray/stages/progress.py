@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from cotray.stages.relay import OnMetrics
+
+T = TypeVar("T")
 
 
 class _Counter:
@@ -78,3 +82,16 @@ def progress_bar(label: str, *, total: int | None, done: int = 0, unit: str = "r
         bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
         "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
     )
+
+
+def training_progress(work: Callable[[OnMetrics], T], label: str) -> T:
+    """Call `work` with a callback that draws its steps, loss and ETA."""
+    with progress_bar(label, total=None, unit="step") as bar:
+
+        def on_metrics(metrics: dict[str, Any]) -> None:
+            bar.total = int(metrics.get("num_steps", bar.total or 0)) or None
+            bar.n = int(metrics.get("step", bar.n))
+            bar.set_postfix({"loss": f"{metrics['loss']:.3f}"} if "loss" in metrics else {}, refresh=False)
+            bar.refresh()
+
+        return work(on_metrics)

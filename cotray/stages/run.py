@@ -10,7 +10,7 @@ from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
 from cotray.stages.prepare import prepare
 from cotray.stages.score import score
-from cotray.stages.student import train
+from cotray.stages.train import train
 
 
 def prepare_verb(config: RunConfig, overwrite: bool) -> str:

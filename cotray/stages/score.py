@@ -20,9 +20,9 @@ from cotray.prompts.simulator import simulator_example
 from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainExample
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
-from cotray.stages.fit import fit
+from cotray.stages.fit import PLACEMENT, fit
 from cotray.stages.pool import PoolStage, Process, run_pool
-from cotray.stages.student import PLACEMENT, with_progress
+from cotray.stages.progress import training_progress
 
 
 def score(config: RunConfig, *, overwrite: bool = False, label: str = "score") -> Manifest:
@@ -76,7 +76,7 @@ def _train_simulator(
             seed=config.seed,
         )
         dev_examples = [_render(row, False, False) for row in dev]
-        report = with_progress(
+        report = training_progress(
             lambda on_metrics: fit(
                 batches,
                 dev_examples,

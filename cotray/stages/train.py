@@ -1,20 +1,63 @@
-"""train: rationales -> the student, in Hugging Face format."""
+"""train: rationales/ -> student/, in Hugging Face format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from cotray.config import ModelConfig, RunConfig
+from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.student import student_example
 from cotray.records import Rationale, TrainExample
-from cotray.stages.fit import FitReport, fit
+from cotray.stages.fit import PLACEMENT, FitReport, fit
+from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
+    """Run the stage, or return its manifest if it is done."""
+    folder = RunFolder(config.run_dir)
+    rationales = folder.require("rationales", "generate")
+    settings = config.student.model_dump(exclude={"training": PLACEMENT}) | {
+        "seed": config.seed,
+        "alpha": config.counterfactual_weight,
+    }
+    state = folder.begin("student", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
+    if state == "done":
+        return folder.require("student", "train")
+    rows = list(folder.read_records("rationales", Rationale))
+    report = training_progress(
+        lambda on_metrics: train_student(rows, config, folder.uri("student"), on_metrics=on_metrics), label
+    )
+    folder.write_dead_letters(
+        "student",
+        [
+            DeadLetter("student", e.id, f"longer than training.max_length ({e.kind})", e.source + e.target)
+            for e in report.too_long
+        ],
+    )
+    folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.fit.history)
+    counts = {
+        "factual": report.num_factual,
+        "counterfactual": report.num_counterfactual,
+        "dev": report.num_dev,
+    }
+    return folder.finish(
+        Manifest(
+            stage="student",
+            settings=settings,
+            input=rationales.fingerprint,
+            num_in=len(rows),
+            num_out=sum(counts.values()),
+            num_dead=len(report.too_long),
+            metrics=counts | {"skipped": report.num_skipped} | asdict(report.fit),
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from cotray.config import Dtype
-from cotray.models import device_and_dtype, layer_stacks
+from cotray.models import compute_dtype, layer_stacks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,9 +39,7 @@ def shard(model: PreTrainedModel, precision: Dtype) -> None:
     if not dist.is_initialized():
         return
     device_type = "cuda" if "nccl" in dist.get_backend() else "cpu"
-    if precision == "auto" and device_type == "cpu":
-        precision = "float32"  # also on a machine whose GPUs were not asked for
-    _, dtype = device_and_dtype(precision)
+    dtype = compute_dtype(precision, device_type)
     mesh = init_device_mesh(device_type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy()
     if dtype != torch.float32:

@@ -1,0 +1,80 @@
+"""report.html from records made by hand: escaped, self-contained, and true to the figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from cotray.records import Rationale, Simulation
+from cotray.report.html import render_html, token_views
+from cotray.report.report import Example, MethodExample, MethodReport
+from cotray.report.table import text_table
+from cotray.scoring.las import las
+
+EVIL = "<script>alert('x')</script>"
+
+
+def method_report(name: str, *, leaks: bool = False) -> MethodReport:
+    part = {"value": 0.5, "ci95": (0.25, 0.75), "n": 8}
+    report = las("ABACBACB", "ACBCCAAC", "ABACBACB" if leaks else "ABACBBAC", "ABACBACC")
+    history = [
+        {"epoch": 1, "loss_factual": 2.0, "dev_loss": 2.5},
+        {"epoch": 2, "loss_factual": 1.0, "dev_loss": 2.4},
+    ]
+    return MethodReport(name, "runs/x", part, part, part, part, asdict(report), history, [], {"questions": 8})
+
+
+def example() -> Example:
+    rationale = Rationale(
+        id="1",
+        task="yes_no",
+        question=EVIL,
+        choices=("yes", "no"),
+        answer="yes",
+        rationale=f"Because {EVIL}",
+        method="contrast-wrong",
+        tokens=("Because", f" {EVIL}"),
+        greedy_tokens=("Because", " it"),
+        grounded_logprobs=(-0.1, -2.0),
+        contrast_logprobs=(-0.2, -7.5),
+    )
+    simulation = Simulation.from_row(rationale.to_row() | {"student_answer": EVIL, "sim_e": EVIL})
+    return Example(EVIL, ["yes", "no"], "yes", EVIL, [MethodExample("contrast-wrong", rationale, simulation)])
+
+
+def page() -> str:
+    methods = [method_report("greedy"), method_report("contrast-wrong", leaks=True)]
+    summary = {"title": EVIL, "seed": 1, "teacher": EVIL, "student": "s", "simulator": "m", "data": EVIL}
+    return render_html(summary, methods, [example()])
+
+
+def test_all_text_from_data_is_escaped() -> None:
+    html = page()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;") >= 6
+
+
+def test_page_needs_nothing_from_outside() -> None:
+    html = page()
+    assert "http://" not in html.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "<link" not in html and " src=" not in html and "@import" not in html
+
+
+def test_undefined_las_is_a_dash_with_its_reason() -> None:
+    html = page()
+    assert "every rationale leaks the answer" in html
+    table = text_table([method_report("contrast-wrong", leaks=True)])
+    assert "contrast-wrong  -    -" in table and "every rationale leaks" in table
+
+
+def test_table_shows_las_and_interval() -> None:
+    assert "0.467" in text_table([method_report("greedy")])
+    assert "[0.250, 0.750]" in page()
+
+
+def test_tokens_that_contrast_changed_are_marked_with_both_log_probabilities() -> None:
+    first, second = token_views(example().methods[0].rationale)
+    assert (first.is_changed, second.is_changed) == (False, True)
+    assert second.hint == "log p grounded -2.00, contrast -7.50; greedy: ' it'"
+    assert 'class="token changed"' in page()
