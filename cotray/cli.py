@@ -7,9 +7,11 @@ configuration or data. What a stage needs is imported after the arguments are un
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 
+from cotray import errors
 from cotray.config import RunConfig, load_config
 from cotray.errors import ConfigError, CotrayError, DataError
 
@@ -67,12 +69,16 @@ def cotray_error(error: BaseException | None) -> CotrayError | None:
     """The CotrayError behind what Ray raises when one crosses processes, if there is one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
+        cause = getattr(error, "cause", None)
         if isinstance(error, CotrayError):
             # Ray makes a class of its own whose text is the remote traceback; the cause has our line.
-            cause = getattr(error, "cause", None)
             return cause if isinstance(cause, CotrayError) else error
+        # Of an actor that failed in its constructor, Ray passes on the text alone.
+        quoted = re.search(r"cotray\.errors\.(\w+): (.+)", str(error))
+        if quoted:
+            return getattr(errors, quoted[1])(quoted[2])
         seen.add(id(error))
-        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+        error = cause or error.__cause__ or error.__context__
     return None
 
 

@@ -86,6 +86,11 @@ def test_error_behind_rays_wrapping_is_found() -> None:
             raise RuntimeError("outer") from inner
     except RuntimeError as outer:
         assert str(cotray_error(outer)) == "inner"
+    died = RuntimeError(
+        "The actor died: \n  File x.py\ncotray.errors.ConfigError: no such model; take this\n more"
+    )
+    found = cotray_error(died)
+    assert isinstance(found, ConfigError) and str(found) == "no such model; take this"
     assert cotray_error(ValueError("a bug")) is None
 
 

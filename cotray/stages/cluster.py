@@ -24,7 +24,8 @@ def cluster(config: RayConfig) -> Iterator[None]:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     ray.data.DataContext.get_current().print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It prints tracebacks of errors that are also raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
