@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cotray.errors import ConfigError
 
@@ -29,6 +29,16 @@ Method = Literal[
     "contrast-hardest+counterfactual",
 ]
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def _absolute_folder(name: str) -> str:
+    """A model's local folder, absolute because Ray's workers run in directories of their own."""
+    path = Path(name).expanduser()
+    is_folder = name.startswith((".", "~")) or (path / "config.json").is_file()
+    return str(path.absolute()) if is_folder else name
+
+
+ModelName = Annotated[str, AfterValidator(_absolute_folder)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -101,7 +111,7 @@ class DecodingConfig(Config):
 
 class TeacherConfig(Config):
     engine: Literal["transformers", "fake"] = "transformers"
-    model: str = "embedded:smollm2-135m-instruct"
+    model: ModelName = "embedded:smollm2-135m-instruct"
     """Hugging Face id, folder, s3:// folder, `embedded:NAME` or `random:ARCHITECTURE`."""
     revision: str = "main"
     dtype: Dtype = "auto"
@@ -118,7 +128,7 @@ class TeacherConfig(Config):
 
 
 class ModelConfig(Config):
-    model: str = "embedded:smollm2-135m-instruct"
+    model: ModelName = "embedded:smollm2-135m-instruct"
     revision: str = "main"
     num_layers: int = Field(default=0, ge=0)
     """Keep so many evenly spaced layers of the model; 0 = all."""

@@ -195,3 +195,12 @@ def test_config_and_records_import_neither_torch_nor_ray():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_relative_model_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    config = parse_config({"teacher": {"model": "mine"}, "student": {"model": "org/name"}})
+    assert config.teacher.model == str(tmp_path / "mine")
+    assert config.student.model == "org/name"

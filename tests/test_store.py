@@ -193,4 +193,10 @@ def test_local_paths_are_absolute_and_may_be_uris(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert filesystem("runs/a")[1] == filesystem("~/runs/a")[1] == f"{tmp_path}/runs/a"
     assert filesystem(f"file://{tmp_path}/runs/a")[1] == f"{tmp_path}/runs/a"
-    assert RunFolder("runs/a/").uri("x") == "runs/a/x"
+
+
+def test_relative_run_folder_is_the_same_place_for_workers_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder("runs/x/")
+    assert folder.root == str(tmp_path / "runs" / "x")
+    assert folder.uri("student") == str(tmp_path / "runs" / "x" / "student")

@@ -62,7 +62,11 @@ def fingerprint(*parts: Any) -> str:
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a path or URI, and the path inside it."""
     if "://" in path:
-        return pafs.FileSystem.from_uri(path)
+        try:
+            return pafs.FileSystem.from_uri(path)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: cannot be reached ({reason}); check the URI and credentials") from None
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
 
 
@@ -82,8 +86,9 @@ class RunFolder:
     """One run's folder. Paths below it are written "requests/part-0.parquet"."""
 
     def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self.fs, self._base = filesystem(self.root)
+        self.fs, self._base = filesystem(root.rstrip("/"))
+        # Absolute, because Ray's workers run in directories of their own.
+        self.root = root.rstrip("/") if "://" in root else self._base
 
     def uri(self, name: str) -> str:
         """The full path of something in the folder, as other libraries take it."""

@@ -64,7 +64,7 @@ def fit(
     from ray.train import TrainingFailedError
 
     filesystem, folder = _filesystem_and_path(output_dir)
-    task = _Task(batches, tuple(dev_examples), _with_absolute_path(model), training, alpha, seed, output_dir)
+    task = _Task(batches, tuple(dev_examples), model, training, alpha, seed, output_dir)
     checkpoints = f"{folder}/checkpoints"
     name = _fingerprint(task)
     _discard_torn_snapshot(filesystem, f"{checkpoints}/{name}")
@@ -248,13 +248,6 @@ def _upload(local: str, output_dir: str) -> None:
     filesystem.create_dir(path)
     # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
     fs.copy_files(local, path, destination_filesystem=filesystem, use_threads=False)
-
-
-def _with_absolute_path(model: ModelConfig) -> ModelConfig:
-    """Ray Train's workers run in another directory, where a relative path would not be found."""
-    path = Path(model.model).expanduser()
-    is_folder = (path / "config.json").is_file()
-    return model.model_copy(update={"model": str(path.resolve())}) if is_folder else model
 
 
 def _cause(error: Exception) -> str:
