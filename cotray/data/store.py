@@ -66,7 +66,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
             return pafs.FileSystem.from_uri(path)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{path}: cannot be reached ({reason}); check the URI and credentials") from None
+            raise DataError(f"{path}: cannot be opened ({reason}); check the URI and credentials") from None
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
 
 
