@@ -225,13 +225,14 @@ fit_interrupted(output_dir, exits=False, on_metrics=leave)
 
 def test_a_snapshot_torn_by_a_kill_starts_anew_and_a_whole_one_is_kept(tmp_path):
     """Ray Train rewrites its snapshot in place; its controller dies on half a JSON file."""
-    from cotray.stages.fit import _discard_torn_snapshot, _filesystem_and_path
+    from cotray.data.store import filesystem
+    from cotray.stages.fit import _discard_torn_snapshot
 
     snapshot = tmp_path / "run" / "checkpoint_manager_snapshot.json"
     snapshot.parent.mkdir()
     for text, is_kept in (('{"checkpoint_results": []}', True), ('{"checkpoint_resu', False)):
         snapshot.write_text(text)
-        _discard_torn_snapshot(*_filesystem_and_path(str(snapshot.parent)))
+        _discard_torn_snapshot(*filesystem(str(snapshot.parent)))
         assert snapshot.exists() == is_kept
 
 

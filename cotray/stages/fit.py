@@ -13,10 +13,10 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotray.config import ModelConfig, TrainingConfig
+from cotray.data.store import filesystem as filesystem_of
 from cotray.errors import StageError
 from cotray.records import TrainExample
 from cotray.seeds import digest
@@ -63,7 +63,7 @@ def fit(
     from ray.exceptions import RayActorError
     from ray.train import TrainingFailedError
 
-    filesystem, folder = _filesystem_and_path(output_dir)
+    filesystem, folder = filesystem_of(output_dir)
     task = _Task(batches, tuple(dev_examples), model, training, alpha, seed, output_dir)
     checkpoints = f"{folder}/checkpoints"
     name = _fingerprint(task)
@@ -232,19 +232,10 @@ def _discard_torn_snapshot(filesystem: fs.FileSystem, folder: str) -> None:
         filesystem.delete_dir(folder)
 
 
-def _filesystem_and_path(folder: str) -> tuple[fs.FileSystem, str]:
-    import pyarrow.fs as fs
-
-    if "://" in folder:
-        filesystem, path = fs.FileSystem.from_uri(folder)
-        return filesystem, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(folder).expanduser().resolve())
-
-
 def _upload(local: str, output_dir: str) -> None:
     import pyarrow.fs as fs
 
-    filesystem, path = _filesystem_and_path(output_dir)
+    filesystem, path = filesystem_of(output_dir)
     filesystem.create_dir(path)
     # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
     fs.copy_files(local, path, destination_filesystem=filesystem, use_threads=False)
