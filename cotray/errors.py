@@ -18,3 +18,7 @@ class DataError(CotrayError, ValueError):
 
 class StageError(CotrayError, RuntimeError):
     """A stage ran and failed, or its output does not belong to this configuration. Exit code 1."""
+
+
+class EngineDied(CotrayError, RuntimeError):
+    """The teacher's engine process is gone; its replica must go too. Ray starts another."""

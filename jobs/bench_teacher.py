@@ -44,7 +44,7 @@ class Measured:
 
 
 def bench_teacher(
-    *, model: str, data: str, num_questions: int, num_rounds: int, max_pairs: int
+    *, model: str, requests: Sequence[TeacherRequest], num_rounds: int, max_pairs: int
 ) -> dict[str, Any]:
     """Print the table and return the figures; `tokens_equal` is over all questions."""
     config = TeacherConfig(
@@ -54,7 +54,6 @@ def bench_teacher(
         record_scores=True,
         decoding=DecodingConfig(max_new_tokens=64),
     )
-    requests = _requests(data, num_questions)
     contrast = TransformersTeacher(config, method="contrast-wrong")
     greedy = TransformersTeacher(config, method="greedy")
     reference = load_for_inference(model, dtype="float32")
@@ -72,7 +71,7 @@ def bench_teacher(
             loop = measured["one-pair loop"]
             started, num_tokens = time.perf_counter(), 0
             for index in share:
-                tokens = _loop_tokens(reference, requests[index], config, contrast.plausibility)
+                tokens = _loop_tokens(reference, requests[index], config, contrast.decoding.plausibility)
                 num_tokens += len(tokens)
                 num_equal += tokens == rationales[index].tokens
                 bar.update()
@@ -91,7 +90,7 @@ def bench_teacher(
     }
 
 
-def _requests(data: str, num_questions: int) -> list[TeacherRequest]:
+def teacher_requests(data: str, num_questions: int) -> list[TeacherRequest]:
     """The factual requests of the first usable questions."""
     config = RunConfig(data=DataConfig(path=data))
     source = Source(config.seed)

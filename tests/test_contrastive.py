@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from cotray.teacher.contrastive import StopTokens, contrastive_scores, next_tokens
+from cotray.teacher.contrastive import (
+    Decoding,
+    StopTokens,
+    choose_tokens,
+    contrastive_scores,
+    token_logprobs,
+    uniforms,
+)
 
 
 def log(*probabilities: float) -> torch.Tensor:
@@ -111,9 +118,8 @@ STOPS = StopTokens(eos=frozenset({9}), text_before_break={0: ""})
 
 
 def choose(grounded: torch.Tensor, contrast: torch.Tensor, **options) -> tuple[int, int]:
-    settings: dict = {"weight": 0.5, "plausibility": 0.0} | options
-    step = next_tokens(grounded[None], contrast[None], **settings)
-    return int(step.chosen_B), int(step.greedy_B)
+    chosen_B, greedy_B = choose_tokens(grounded[None], contrast[None], Decoding(**options), weight=0.5)
+    return int(chosen_B), int(greedy_B)
 
 
 def test_plain_teachers_stop_wins_over_contrast_as_in_tv4() -> None:
@@ -144,7 +150,51 @@ def test_temperature_on_one_branch_changes_the_choice_as_in_tv5(temperature, whe
     assert choose(grounded, contrast, temperature=temperature, temperature_on=where)[0] == token
 
 
-def test_recorded_log_probabilities_are_the_chosen_tokens_own() -> None:
-    step = next_tokens(GROUNDED[None], CONTRAST[None], weight=0.5, plausibility=0.0)
-    assert step.grounded_logp_B.exp().item() == pytest.approx(0.30, abs=1e-6)
-    assert step.contrast_logp_B.exp().item() == pytest.approx(0.10, abs=1e-6)
+def test_recorded_log_probabilities_are_those_of_the_chosen_and_of_the_greedy_token() -> None:
+    scores_B4 = token_logprobs(
+        GROUNDED[None],
+        CONTRAST[None],
+        Decoding(),
+        chosen_B=torch.tensor([1]),
+        greedy_B=torch.tensor([0]),
+    )
+    assert scores_B4.exp()[0].tolist() == pytest.approx([0.30, 0.10, 0.50, 0.60], abs=1e-6)
+
+
+def test_without_a_contrast_branch_the_grounded_one_decides_and_is_recorded_twice() -> None:
+    chosen_B, greedy_B = choose_tokens(GROUNDED[None], None, Decoding(plausibility=0.9), weight=0.5)
+    assert (int(chosen_B), int(greedy_B)) == (0, 0)
+    scores_B4 = token_logprobs(GROUNDED[None], None, Decoding(), chosen_B=chosen_B, greedy_B=greedy_B)
+    assert scores_B4.exp()[0].tolist() == pytest.approx([0.5] * 4)
+
+
+def splitmix(seed: int, step: int) -> float:
+    """The published splitmix64 step on plain integers."""
+    mask = 2**64 - 1
+    x = (seed + (step + 1) * 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return ((x ^ (x >> 31)) >> 11) / 2**53
+
+
+def test_uniforms_are_splitmix64_of_seed_and_step() -> None:
+    seeds, steps = [0, 1, 2**63 - 1, 12345], [0, 7, 100, 3]
+    actual = uniforms(torch.tensor(seeds), torch.tensor(steps)).tolist()
+    assert actual == [splitmix(seed, step) for seed, step in zip(seeds, steps, strict=True)]
+
+
+def test_draws_follow_the_softmax_of_the_scores() -> None:
+    """The scores' softmax at weight 0.5 (TV-1), by 20,000 draws."""
+    uniform_B = uniforms(torch.zeros(20_000, dtype=torch.int64), torch.arange(20_000))
+    rows = GROUNDED.expand(20_000, -1), CONTRAST.expand(20_000, -1)
+    drawn_B, _ = choose_tokens(*rows, Decoding(), weight=0.5, uniform_B=uniform_B)
+    shares = torch.bincount(drawn_B, minlength=5) / 20_000
+    weights = [math.exp(score) for score in (-0.4377, -0.0527, -1.2040, -1.6094, -2.3026)]
+    assert shares.tolist() == pytest.approx([w / sum(weights) for w in weights], abs=0.01)
+
+
+def test_masked_tokens_are_never_drawn() -> None:
+    uniform_B = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    rows = TAIL[0].expand(3, -1), TAIL[1].expand(3, -1)
+    drawn_B, _ = choose_tokens(*rows, Decoding(plausibility=0.1), weight=0.5, uniform_B=uniform_B)
+    assert drawn_B.tolist() == [0, 1, 2]

@@ -36,6 +36,8 @@ def example() -> Example:
         greedy_tokens=("Because", " it"),
         grounded_logprobs=(-0.1, -2.0),
         contrast_logprobs=(-0.2, -7.5),
+        greedy_grounded_logprobs=(-0.1, -0.9),
+        greedy_contrast_logprobs=(-0.2, -0.3),
     )
     simulation = Simulation.from_row(rationale.to_row() | {"student_answer": EVIL, "sim_e": EVIL})
     return Example(EVIL, ["yes", "no"], "yes", EVIL, [MethodExample("contrast-wrong", rationale, simulation)])
@@ -76,5 +78,5 @@ def test_table_shows_las_and_interval() -> None:
 def test_tokens_that_contrast_changed_are_marked_with_both_log_probabilities() -> None:
     first, second = token_views(example().methods[0].rationale)
     assert (first.is_changed, second.is_changed) == (False, True)
-    assert second.hint == "log p grounded -2.00, contrast -7.50; greedy: ' it'"
+    assert second.hint == "log p grounded -2.00, contrast -7.50; greedy: ' it' -0.90, -0.30"
     assert 'class="token changed"' in page()

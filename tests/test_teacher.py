@@ -132,18 +132,47 @@ def test_recorded_scores_are_the_models_own() -> None:
     request = make_requests(1)[0]
     settings = config(plausibility=0)
     teacher = TransformersTeacher(settings, method="contrast-wrong")
-    rationale = teacher.generate([request])[0]
+    rationale, tokens = teacher.generate([request])[0], teacher.decode([request])[0].tokens
     model, tokenizer = load_for_inference(settings.model, dtype="float32")
     prompt = render_request(request, num_demonstrations=1)
-    vocabulary = {tokenizer.decode([token]): token for token in range(len(tokenizer))}
-    tokens = [vocabulary[text] for text in rationale.tokens if text in vocabulary]
-    for text, logprobs in (
-        (prompt.grounded, rationale.grounded_logprobs),
-        (prompt.contrast, rationale.contrast_logprobs),
+    assert len(tokens) > 3
+    for text, logprobs, greedy_logprobs in (
+        (prompt.grounded, rationale.grounded_logprobs, rationale.greedy_grounded_logprobs),
+        (prompt.contrast, rationale.contrast_logprobs, rationale.greedy_contrast_logprobs),
     ):
         ids = tokenizer(text).input_ids
-        logp = model(torch.tensor([ids + tokens[:1]])).logits[0].log_softmax(-1)
-        assert logp[len(ids) - 1, tokens[0]].item() == pytest.approx(logprobs[0], abs=1e-4)
+        logp_KV = model(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        if text == prompt.grounded:
+            greedy = logp_KV.argmax(-1).tolist()
+        for scores, of in ((logprobs, tokens), (greedy_logprobs, greedy)):
+            expected = [logp_KV[index, token].item() for index, token in enumerate(of)]
+            assert scores == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["greedy", "contrast-wrong"])
+def test_draws_do_not_depend_on_batching_or_order(method: str) -> None:
+    requests = make_requests(6)
+    options = {"num_samples": 2, "temperature": 0.8}
+    drawn = {
+        (r.id, r.sample): r.tokens
+        for r in TransformersTeacher(config(**options), method=method, seed=3).generate(requests)
+    }
+    one_by_one = TransformersTeacher(config(max_pairs=1, **options), method=method, seed=3)
+    for rationale in one_by_one.generate(requests[::-1]):
+        assert drawn[rationale.id, rationale.sample] == rationale.tokens
+    assert len(set(drawn.values())) == 12
+    other_seed = TransformersTeacher(config(**options), method=method, seed=4).generate(requests)
+    assert all(drawn[r.id, r.sample] != r.tokens for r in other_seed)
+
+
+def test_a_draw_that_stops_alone_is_the_plain_teachers_stop_and_keeps_its_evidence() -> None:
+    """The recorded greedy token is what greedy decoding takes, not what was drawn."""
+    rows = TransformersTeacher(config(num_samples=4), method="greedy", seed=1).generate(make_requests(4))
+    assert any(row.tokens != row.greedy_tokens for row in rows)
+    assert {row.stop_reason for row in rows} <= {"greedy_stop", "eos", "length"}
+    for row in rows:
+        pairs = zip(row.grounded_logprobs, row.greedy_grounded_logprobs, strict=True)
+        assert all(taken <= greedy for taken, greedy in pairs)
 
 
 def test_counterfactual_requests_swap_the_branches() -> None:
@@ -247,7 +276,7 @@ def test_a_slot_cache_row_equals_a_plain_forward_pass() -> None:
     cache.forward([ids[9:12], ids[15:23]], [0, 1], [0, 0])
     logits = cache.forward([ids[12:20], ids[23:30]], [0, 1], [3, 8])[:, -1]
     for row in range(2):
-        assert torch.allclose(logits[row], expected[row], atol=1e-4)
+        assert torch.allclose(logits[row], expected[row], atol=1e-3)
 
 
 def test_fake_teacher_depends_on_the_request_alone() -> None:

@@ -143,7 +143,9 @@ def test_early_stopping_keeps_the_best_weights_also_over_a_resume(tmp_path):
 
 def test_early_stopping_waits_for_the_end_of_warm_up():
     dev = [TrainExample("d", "factual", "Q\n", "XYZ XYZ XYZ XYZ")]
-    config = CONFIG.model_copy(update={"epochs": 6, "patience": 0, "warmup_fraction": 1.0})
+    config = CONFIG.model_copy(
+        update={"epochs": 6, "patience": 0, "warmup_fraction": 1.0, "learning_rate": 0.3}
+    )
     state, _ = run("random:llama", config, train_on=make_examples(8), dev=dev)
     losses = [row["dev_loss"] for row in state.progress.history]
     assert len(losses) == 6 and any(later >= earlier for earlier, later in pairwise(losses))

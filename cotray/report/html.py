@@ -30,18 +30,22 @@ def token_views(rationale: Rationale) -> list[TokenView]:
     """Tokens with both branches' log-probabilities; changed = plain decoding would have taken another."""
     is_contrastive = rationale.method != "greedy"
     views = []
-    for text, greedy, grounded, contrast in zip(
+    for text, greedy, grounded, contrast, greedy_grounded, greedy_contrast in zip(
         rationale.tokens,
         rationale.greedy_tokens,
         rationale.grounded_logprobs,
         rationale.contrast_logprobs,
+        rationale.greedy_grounded_logprobs,
+        rationale.greedy_contrast_logprobs,
         strict=True,
     ):
         hint = f"log p grounded {grounded:.2f}"
         if is_contrastive:
             hint += f", contrast {contrast:.2f}"
         if text != greedy:
-            hint += f"; greedy: {greedy!r}"
+            hint += f"; greedy: {greedy!r} {greedy_grounded:.2f}"
+            if is_contrastive:
+                hint += f", {greedy_contrast:.2f}"
         views.append(TokenView(text, text != greedy, hint))
     return views
 

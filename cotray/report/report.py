@@ -125,7 +125,7 @@ def _examples(folders: list[tuple[str, RunFolder]], *, seed: int) -> list[Exampl
         {
             r.id: r
             for r in folder.read_records("rationales", Rationale)
-            if r.id in chosen and r.kind == "factual"
+            if r.id in chosen and r.kind == "factual" and r.sample == 0
         }
         for _, folder in folders
     ]

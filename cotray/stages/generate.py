@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cotray.config import RunConfig, TeacherConfig
+from cotray.config import RunConfig
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import StageError
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.pool import PoolStage, Process, run_pool
-from cotray.teacher.teacher import build_teacher
+from cotray.teacher.teacher import build_teacher, process_environment
 
 
 def generate(
@@ -39,17 +39,21 @@ def generate(
         target="rationales",
         source_record=TeacherRequest,
         target_record=Rationale,
-        build=partial(_teach, config.teacher, config.decoding_method),
+        build=partial(_teach, config),
         is_wanted=partial(_is_of_kind, settings["kinds"]),
+        num_per_record=max(1, config.teacher.decoding.num_samples),
+        # The next batch joins while the longest rationales of this one are still decoded.
+        num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
+        environment=process_environment(config.teacher),
     )
     total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
     teacher = config.teacher
     run_pool(folder, stage, total=total, pool=teacher.pool, batch_size=teacher.batch_size, label=label)
-    return _finish(folder, settings, requests, total)
+    return _finish(folder, settings, requests, total * stage.num_per_record)
 
 
-def _teach(config: TeacherConfig, method: str) -> Process:
-    return build_teacher(config, method=method).generate
+def _teach(config: RunConfig) -> Process:
+    return build_teacher(config.teacher, method=config.decoding_method, seed=config.seed).generate
 
 
 def _is_of_kind(kinds: Sequence[str], table: pa.Table) -> Any:
@@ -62,7 +66,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         include={"engine", "model", "revision", "dtype", "num_demonstrations", "record_scores", "decoding"}
     )
     kinds = ["factual", "counterfactual"] if config.counterfactual_weight > 0 else ["factual"]
-    return {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
+    settings = {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
+    return settings | {"seed": config.seed} if config.teacher.decoding.num_samples else settings
 
 
 def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], requests: str) -> None:
@@ -80,10 +85,11 @@ def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], reque
 
 def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, total: int) -> Manifest:
     """Count what is there, keep the failures as dead letters, and write the manifest."""
-    num_tokens, num_rows, stops, letters = 0, 0, Counter(), list[DeadLetter]()
+    num_tokens, num_rows, num_splits, stops, letters = 0, 0, 0, Counter(), list[DeadLetter]()
     for rationale in folder.read_records("rationales", Rationale):
         num_rows += 1
         num_tokens += rationale.num_tokens
+        num_splits += rationale.splits
         stops[rationale.stop_reason or "error"] += 1
         if rationale.error:
             letters.append(DeadLetter("rationales", rationale.id, rationale.error, str(rationale.to_row())))
@@ -101,6 +107,6 @@ def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, tot
             num_in=num_rows,
             num_out=num_rows - len(letters),
             num_dead=len(letters),
-            metrics={"tokens": num_tokens, "stop_reasons": dict(stops)},
+            metrics={"tokens": num_tokens, "splits": num_splits, "stop_reasons": dict(stops)},
         )
     )

@@ -7,8 +7,10 @@ written are left out, so the same command goes on where one was interrupted.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,11 +19,12 @@ import pyarrow.parquet as pq
 
 from cotray.config import PoolConfig
 from cotray.data.store import RunFolder, fingerprint
+from cotray.errors import EngineDied
 from cotray.records import Record
 from cotray.stages.progress import progress
 
 Process = Callable[..., Sequence[Record]]
-"""`process(records, on_finished=callback)` -> one record each, in order."""
+"""`process(records, on_finished=callback)` -> `PoolStage.num_per_record` records each, in order."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,22 @@ class PoolStage:
     build: Callable[[], Process]
     is_wanted: Callable[[pa.Table], Any]
     """Which rows of a source table to process, as a boolean array; rows have `id` and `kind`."""
+    num_per_record: int = 1
+    num_batches_at_once: int = 1
+    """Per replica; above 1, `process` is called from several threads."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the replicas' processes."""
 
 
 def run_pool(
     folder: RunFolder, stage: PoolStage, *, total: int, pool: PoolConfig, batch_size: int, label: str
 ) -> None:
-    """Process every wanted record that is not written yet; `total` is for the progress line alone."""
+    """Process every wanted record that is not written yet; `total` of them are wanted in all."""
     import ray.data
 
     done = finished_keys(folder, stage.target)
-    with progress(label, total=total, done=len(done)) as line:
+    num_each = stage.num_per_record
+    with progress(label, total=total * num_each, done=len(done) * num_each) as line:
         if len(done) >= total:
             return
         dataset = (
@@ -56,9 +65,15 @@ def run_pool(
                 fn_constructor_args=(folder.root, stage, line.counter),
                 batch_format="pyarrow",
                 batch_size=None,
-                compute=ray.data.ActorPoolStrategy(min_size=pool.replicas.min, max_size=pool.replicas.max),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=pool.replicas.min,
+                    max_size=pool.replicas.max,
+                    max_concurrent_calls_per_actor=stage.num_batches_at_once,
+                    enable_true_multi_threading=stage.num_batches_at_once > 1,
+                ),
                 num_cpus=pool.num_cpus,
                 num_gpus=pool.num_gpus,
+                runtime_env={"env_vars": stage.environment} if stage.environment else None,
             )
         )
         for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -98,8 +113,13 @@ class _Replica:
     def __call__(self, batch: pa.Table) -> pa.Table:
         records = [self.stage.source_record.from_row(row) for row in batch.to_pylist()]
         if records:
-            made = self.process(records, on_finished=lambda _: self.counter.add.remote(1))
-            assert len(made) == len(records), (len(made), len(records))
+            try:
+                made = self.process(records, on_finished=lambda _: self.counter.add.remote(1))
+            except EngineDied as problem:
+                # A retry must not come back to this process: without it Ray starts another replica.
+                print(f"replica exits, its engine is gone: {problem}", file=sys.stderr, flush=True)
+                os._exit(1)
+            assert len(made) == len(records) * self.stage.num_per_record, (len(made), len(records))
             name = fingerprint(sorted(_keys(batch).to_pylist()))
             path = f"{self.stage.target}/part-{name}.parquet"
             self.folder.write_records(path, made, self.stage.target_record)

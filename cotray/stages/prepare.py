@@ -41,7 +41,8 @@ class _ChoiceRanker:
     def __init__(self, config: RunConfig) -> None:
         from cotray.teacher.teacher import build_teacher
 
-        self.teacher = build_teacher(config.teacher, method=config.decoding_method)
+        teacher = config.teacher.model_copy(update={"record_scores": False})
+        self.teacher = build_teacher(teacher, method=config.decoding_method, seed=config.seed)
 
     def rank(self, pair: QAPair, candidates: list[str]) -> list[float]:
         """The prompt shows all of the question's choices, also where only some are ranked."""

@@ -48,7 +48,7 @@ def _answer(config: RunConfig, folder: RunFolder, *, overwrite: bool, label: str
         build=partial(_load_student, config, folder.uri("student")),
         is_wanted=_is_factual,
     )
-    total = sum(r.kind == "factual" for r in folder.read_records("rationales", Rationale))
+    total = sum(r.kind == "factual" and r.sample == 0 for r in folder.read_records("rationales", Rationale))
     run_pool(folder, stage, total=total, pool=config.scoring.pool, batch_size=128, label=label)
     return folder.finish(Manifest("answers", settings, source, total, total, 0))
 
@@ -197,7 +197,9 @@ def _render(answer: StudentAnswer, drop_x: bool, drop_e: bool) -> TrainExample:
 
 
 def _is_factual(table: pa.Table) -> Any:
-    return pc.equal(table["kind"], "factual")  # type: ignore[attr-defined]
+    """One rationale per question: the first draw where the teacher sampled several."""
+    is_factual, is_first = pc.equal(table["kind"], "factual"), pc.equal(table["sample"], 0)  # type: ignore[attr-defined]
+    return pc.and_(is_factual, is_first)  # type: ignore[attr-defined]
 
 
 def _is_test(table: pa.Table) -> Any:

@@ -31,56 +31,110 @@ def contrastive_scores(
     grounded_logp = grounded.float().log_softmax(-1)
     # A token impossible in both branches stays impossible; one impossible only in the contrast
     # branch gets a large but finite bonus, so that weight = 0 is not 0 * inf.
-    contrast_logp = contrast.float().log_softmax(-1).clamp(min=-1e30)
+    contrast_logp = contrast.float().log_softmax(-1).clamp_(min=-1e30)
     if isinstance(weight, torch.Tensor):
         weight = weight.to(grounded_logp).unsqueeze(-1)
-    scores = grounded_logp - weight * contrast_logp
-    threshold = grounded_logp.amax(-1, keepdim=True) + (
-        math.log(plausibility) if plausibility > 0 else -math.inf
-    )
-    is_out = (grounded_logp < threshold) | (grounded_logp == -math.inf)
-    return scores.masked_fill(is_out, -math.inf)
+    threshold = -torch.finfo(torch.float32).max
+    if plausibility > 0:
+        threshold = grounded_logp.amax(-1, keepdim=True) + math.log(plausibility)
+    is_out = grounded_logp < threshold
+    # In place: a vocabulary-wide temporary costs as much as the arithmetic on it.
+    return contrast_logp.mul_(-weight).add_(grounded_logp).masked_fill_(is_out, -math.inf)
 
 
 @dataclass(frozen=True)
-class NextTokens:
-    """One decoding step: all tensors are `(B,)`.
+class Decoding:
+    """How a step chooses its tokens: the part of the configuration that every row shares."""
 
-    `greedy` is what plain decoding on the grounded prompt would take, `chosen` what contrast takes;
-    the log-probabilities are of `chosen`.
-    """
-
-    chosen_B: torch.Tensor
-    greedy_B: torch.Tensor
-    grounded_logp_B: torch.Tensor
-    contrast_logp_B: torch.Tensor
+    plausibility: float = 0.0
+    temperature: float = 1.0
+    temperature_on: Literal["both", "grounded"] = "both"
 
 
-def next_tokens(
+def choose_tokens(
     grounded_BV: torch.Tensor,
     contrast_BV: torch.Tensor | None,
+    decoding: Decoding,
     *,
     weight: float | torch.Tensor,
-    plausibility: float,
-    temperature: float = 1.0,
-    temperature_on: Literal["both", "grounded"] = "both",
-) -> NextTokens:
-    """Greedy choice under the contrastive score; without a contrast branch, plain greedy decoding."""
-    grounded_BV = grounded_BV.float() / temperature
+    uniform_B: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One decoding step from logits: the chosen tokens, and what plain greedy decoding on the grounded
+    prompt would take, both `(B,)`.
+
+    The choice is the largest score or, with `uniform_B` in [0, 1), a draw from softmax(score) by inverse
+    CDF. Without a contrast branch the score is the grounded log-probability.
+    """
     greedy_B = grounded_BV.argmax(-1)
     if contrast_BV is None:
-        chosen_B, contrast_BV = greedy_B, grounded_BV
+        if uniform_B is None:
+            return greedy_B, greedy_B
+        scores_BV = grounded_BV.float() / decoding.temperature
     else:
-        contrast_BV = contrast_BV.float() / (temperature if temperature_on == "both" else 1.0)
-        scores_BV = contrastive_scores(grounded_BV, contrast_BV, weight=weight, plausibility=plausibility)
-        chosen_B = scores_BV.argmax(-1)
-    picked_B1 = chosen_B.unsqueeze(-1)
-    return NextTokens(
-        chosen_B,
-        greedy_B,
-        (grounded_BV.gather(-1, picked_B1).squeeze(-1) - grounded_BV.logsumexp(-1)),
-        (contrast_BV.gather(-1, picked_B1).squeeze(-1) - contrast_BV.logsumexp(-1)),
-    )
+        contrast_temperature = decoding.temperature if decoding.temperature_on == "both" else 1.0
+        scores_BV = contrastive_scores(
+            grounded_BV.float() / decoding.temperature,
+            contrast_BV.float() / contrast_temperature,
+            weight=weight,
+            plausibility=decoding.plausibility,
+        )
+    return scores_BV.argmax(-1) if uniform_B is None else _draw(scores_BV, uniform_B), greedy_B
+
+
+def _draw(scores_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    """One token per row from softmax(scores). In float64, since a float32 sum over a vocabulary drifts."""
+    cdf_BV = scores_BV.double().softmax(-1).cumsum(-1)
+    total_B1 = cdf_BV[:, -1:]
+    drawn_B1 = torch.searchsorted(cdf_BV, uniform_B.to(cdf_BV)[:, None] * total_B1, right=True)
+    last_possible_B = (cdf_BV < total_B1).sum(-1)  # rounding must not lead past it
+    return torch.minimum(drawn_B1.squeeze(-1), last_possible_B)
+
+
+def uniforms(seed_B: torch.Tensor, step_B: torch.Tensor) -> torch.Tensor:
+    """One number in [0, 1) per row from its seed (int64) and step: the splitmix64 generator, so that a
+    row's draws depend on nothing else, on every device."""
+
+    def mixed(x: torch.Tensor, shift: int) -> torch.Tensor:
+        return x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))
+
+    x = seed_B + (step_B + 1) * -7046029254386353131
+    x = mixed(x, 30) * -4658895280553007687
+    x = mixed(x, 27) * -7723592293110705685
+    x = mixed(x, 31)
+    return ((x >> 11) & ((1 << 53) - 1)).double() / 2**53
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Evidence for one token: natural log-probabilities of the chosen token and of the one that greedy
+    decoding would have taken, in both branches, at the decoding's temperature."""
+
+    greedy: int
+    grounded: float
+    contrast: float
+    greedy_grounded: float
+    greedy_contrast: float
+
+
+def token_logprobs(
+    grounded_BV: torch.Tensor,
+    contrast_BV: torch.Tensor | None,
+    decoding: Decoding,
+    *,
+    chosen_B: torch.Tensor,
+    greedy_B: torch.Tensor,
+) -> torch.Tensor:
+    """`(B, 4)` float32, in the order of TokenScores; without a contrast branch, the grounded values twice."""
+    tokens_B2 = torch.stack([chosen_B, greedy_B], dim=-1)
+
+    def logprobs(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+        logits_BV = logits_BV.float() / temperature
+        return logits_BV.gather(-1, tokens_B2) - logits_BV.logsumexp(-1, keepdim=True)
+
+    grounded_B2 = logprobs(grounded_BV, decoding.temperature)
+    contrast_temperature = decoding.temperature if decoding.temperature_on == "both" else 1.0
+    contrast_B2 = grounded_B2 if contrast_BV is None else logprobs(contrast_BV, contrast_temperature)
+    return torch.stack([grounded_B2, contrast_B2], dim=-1).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +147,9 @@ class StopTokens:
     eos: frozenset[int]
     text_before_break: dict[int, str]
     """Of every token with a line break, the text in front of it; it still belongs to the rationale."""
+
+    def is_stop(self, token: int) -> bool:
+        return token in self.eos or token in self.text_before_break
 
     def stop(self, chosen: int, greedy: int) -> tuple[StopReason, str]:
         """Why this step ends the rationale ("" = it does not), and the last piece of its text.

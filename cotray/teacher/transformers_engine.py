@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,33 +18,29 @@ from cotray.errors import ConfigError
 from cotray.models import load_for_inference
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
-from cotray.teacher.contrastive import NextTokens, StopTokens, next_tokens
+from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs, uniforms
+from cotray.teacher.rationale import Decoded, RationaleWriter, plausibility_of, sample_seeds, stop_tokens
 from cotray.teacher.slots import SlotCache
-
-SMALL_TEACHER_PARAMETERS = 1e9
-PLAUSIBILITY_OF_SMALL_TEACHERS = 0.1
 
 
 @dataclass
 class _Pair:
-    """One request being decoded; `lengths` counts the own (not shared) tokens of each branch."""
+    """One draw being decoded; `lengths` counts the own (not shared) tokens of each branch."""
 
     index: int
     branches: list[list[int]]
+    weight: float
+    seed: int
     lengths: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    greedy: list[int] = field(default_factory=list)
-    logprobs: list[tuple[float, float]] = field(default_factory=list)
-    stop_reason: str = ""
-    last_text: str = ""
+    decoded: Decoded = field(default_factory=Decoded)
 
 
 class TransformersTeacher:
     """A causal language model that explains given answers. Not safe for concurrent calls."""
 
-    def __init__(self, config: TeacherConfig, *, method: str) -> None:
+    def __init__(self, config: TeacherConfig, *, method: str, seed: int = 0) -> None:
         self.config = config
-        self.method = method
+        self.seed = seed
         model, self.tokenizer = load_for_inference(config.model, revision=config.revision, dtype=config.dtype)
         if model.config.is_encoder_decoder:
             raise ConfigError(
@@ -56,10 +52,11 @@ class TransformersTeacher:
         reference = self._plain_logits()
         self.cache = SlotCache(model, num_slots=config.max_pairs * 2)
         self._require_same(reference)
-        is_small = model.num_parameters() < SMALL_TEACHER_PARAMETERS
-        auto = PLAUSIBILITY_OF_SMALL_TEACHERS if is_small else 0.0
-        plausibility = config.decoding.plausibility
-        self.plausibility = auto if plausibility == "auto" else plausibility
+        decoding = config.decoding
+        self.decoding = Decoding(
+            plausibility_of(config, model.num_parameters()), decoding.temperature, decoding.temperature_on
+        )
+        self.writer = RationaleWriter(self.tokenizer, method, config.model, config.record_scores)
 
     def generate(
         self,
@@ -68,27 +65,46 @@ class TransformersTeacher:
         weights: Sequence[float] | None = None,
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Rationale]:
-        """One Rationale per request, in their order; a request that cannot be served has `error` set.
+        """The Rationales of all requests, in their order; one that cannot be made has `error` set.
 
         `weights` overrides the configured contrast weight per request.
         """
+        draws = self.decode(requests, weights=weights, on_finished=on_finished)
+        num_draws = max(1, self.config.decoding.num_samples)
+        return [
+            self.writer.write(requests[index // num_draws], decoded, sample=index % num_draws)
+            for index, decoded in enumerate(draws)
+        ]
+
+    def decode(
+        self,
+        requests: Sequence[TeacherRequest],
+        *,
+        weights: Sequence[float] | None = None,
+        on_finished: Callable[[int], None] = lambda num_tokens: None,
+    ) -> list[Decoded]:
+        """`generate` before its tokens become text: one Decoded per request and draw."""
+        num_draws = max(1, self.config.decoding.num_samples)
         weights = weights or [self.config.decoding.weight] * len(requests)
+        seeds = sample_seeds(self.seed, requests, num_draws)
         groups: dict[tuple[int, ...], list[_Pair]] = defaultdict(list)
-        results: dict[int, Rationale] = {}
-        for index, request in enumerate(requests):
+        results: dict[int, Decoded] = {}
+        for number, request in enumerate(requests):
             prompt = render_request(request, num_demonstrations=self.config.num_demonstrations)
             texts = [prompt.grounded, prompt.contrast][: self.num_branches]
             branches = [self._ids(text) for text in texts]
             too_long = self._too_long(branches)
-            if too_long:
-                results[index] = self._result(request, error=too_long)
-                continue
-            groups[tuple(self._ids(prompt.shared))].append(_Pair(index, branches))
+            for index in range(number * num_draws, (number + 1) * num_draws):
+                if too_long:
+                    results[index] = Decoded(error=too_long)
+                    continue
+                pair = _Pair(index, list(branches), weights[number], seeds[index])
+                groups[tuple(self._ids(prompt.shared))].append(pair)
         for shared_ids, pairs in groups.items():
-            for pair in self._decode(shared_ids, pairs, weights):
-                results[pair.index] = self._finish(requests[pair.index], pair)
-                on_finished(len(pair.tokens))
-        return [results[index] for index in range(len(requests))]
+            for pair in self._decode(shared_ids, pairs):
+                results[pair.index] = pair.decoded
+                on_finished(len(pair.decoded.tokens))
+        return [results[index] for index in range(len(requests) * num_draws)]
 
     def choice_logprobs(self, pair: QAPair) -> list[float]:
         """log p(choice | question) of every choice: what `hardest` ranks wrong answers by."""
@@ -108,9 +124,7 @@ class TransformersTeacher:
             scores.append(logp_KV.gather(-1, target_K1).sum().item())
         return scores
 
-    def _decode(
-        self, shared_ids: Sequence[int], pairs: list[_Pair], weights: Sequence[float]
-    ) -> Iterable[_Pair]:
+    def _decode(self, shared_ids: Sequence[int], pairs: list[_Pair]) -> Iterable[_Pair]:
         """Decode all pairs that start with `shared_ids`; yields each as it finishes."""
         num_shared = min([len(shared_ids), *(len(b) - 1 for p in pairs for b in p.branches)])
         num_shared = min([num_shared, *(_num_common(shared_ids, b) for p in pairs for b in p.branches)])
@@ -126,10 +140,10 @@ class TransformersTeacher:
             if waiting and (not active or num_free >= max(1, max_pairs // 8)):
                 admitted = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 logits_BV = self._prefill(admitted, first_slot=len(active) * self.num_branches)
-                self._append(admitted, logits_BV, weights)
+                self._append(admitted, logits_BV)
                 active += admitted
             else:
-                self._append(active, self._step(active), weights)
+                self._append(active, self._step(active))
             yield from self._retire(active)
 
     def _prefill(self, pairs: list[_Pair], *, first_slot: int) -> torch.Tensor:
@@ -155,39 +169,57 @@ class TransformersTeacher:
             self.cache.copy(sources, [slot + 1 for slot in sources], max(commons))
 
     def _step(self, active: list[_Pair]) -> torch.Tensor:
-        rows = [[pair.tokens[-1]] for pair in active for _ in range(self.num_branches)]
+        rows = [[pair.decoded.tokens[-1]] for pair in active for _ in range(self.num_branches)]
         lengths = [length for pair in active for length in pair.lengths]
         logits_BV = self.cache.forward(rows, list(range(len(rows))), lengths)[:, -1]
         for pair in active:
             pair.lengths = [length + 1 for length in pair.lengths]
         return logits_BV
 
-    def _append(self, pairs: list[_Pair], logits_BV: torch.Tensor, weights: Sequence[float]) -> None:
+    def _append(self, pairs: list[_Pair], logits_BV: torch.Tensor) -> None:
         """Choose every pair's next token, or mark the pair as stopped."""
-        decoding = self.config.decoding
-        step = next_tokens(
-            logits_BV[:: self.num_branches],
-            logits_BV[1::2] if self.num_branches == 2 else None,
-            weight=torch.tensor([weights[pair.index] for pair in pairs], device=logits_BV.device),
-            plausibility=self.plausibility,
-            temperature=decoding.temperature,
-            temperature_on=decoding.temperature_on,
+        grounded_BV = logits_BV[:: self.num_branches]
+        contrast_BV = logits_BV[1::2] if self.num_branches == 2 else None
+        device = logits_BV.device
+        uniform_B = None
+        if self.config.decoding.num_samples:
+            seed_B = torch.tensor([pair.seed for pair in pairs], device=device)
+            uniform_B = uniforms(
+                seed_B, torch.tensor([len(pair.decoded.tokens) for pair in pairs], device=device)
+            )
+        weight_B = torch.tensor([pair.weight for pair in pairs], device=device)
+        chosen_B, greedy_B = choose_tokens(
+            grounded_BV, contrast_BV, self.decoding, weight=weight_B, uniform_B=uniform_B
         )
-        for pair, chosen, greedy, grounded, contrast in zip(pairs, *_to_lists(step), strict=True):
-            pair.stop_reason, pair.last_text = self.stops.stop(chosen, greedy)
-            if pair.stop_reason:
-                continue
-            pair.tokens.append(chosen)
-            pair.greedy.append(greedy)
-            pair.logprobs.append((grounded, contrast))
-            if len(pair.tokens) == decoding.max_new_tokens:
-                pair.stop_reason = "length"
+        columns = [chosen_B.double()[:, None], greedy_B.double()[:, None]]
+        if self.config.record_scores:
+            logprobs_B4 = token_logprobs(
+                grounded_BV, contrast_BV, self.decoding, chosen_B=chosen_B, greedy_B=greedy_B
+            )
+            columns.append(logprobs_B4.double())
+        # One transfer to the host per step.
+        rows = torch.cat(columns, dim=1).tolist()
+        for pair, (chosen, greedy, *logprobs) in zip(pairs, rows, strict=True):
+            self._take(pair.decoded, int(chosen), int(greedy), logprobs)
+
+    def _take(self, decoded: Decoded, chosen: int, greedy: int, logprobs: list[float]) -> None:
+        # Without contrast, a drawn stop is the plain teacher's own.
+        is_drawn_alone = self.num_branches == 1 and not self.stops.is_stop(greedy)
+        plain = chosen if is_drawn_alone else greedy
+        decoded.stop_reason, decoded.last_text = self.stops.stop(chosen, plain)
+        if decoded.stop_reason:
+            return
+        decoded.tokens.append(chosen)
+        if logprobs:
+            decoded.scores.append(TokenScores(greedy, *logprobs))
+        if len(decoded.tokens) == self.config.decoding.max_new_tokens:
+            decoded.stop_reason = "length"
 
     def _retire(self, active: list[_Pair]) -> Iterable[_Pair]:
         """Take finished pairs out; the last active pair moves into each gap, so slots stay a run."""
         position = 0
         while position < len(active):
-            if not active[position].stop_reason:
+            if not active[position].decoded.stop_reason:
                 position += 1
                 continue
             yield active[position]
@@ -197,29 +229,6 @@ class TransformersTeacher:
                 sources = [len(active) * n + branch for branch in range(n)]
                 self.cache.copy(sources, [position * n + branch for branch in range(n)], max(last.lengths))
                 active[position] = last
-
-    def _finish(self, request: TeacherRequest, pair: _Pair) -> Rationale:
-        text = (str(self.tokenizer.decode(pair.tokens, skip_special_tokens=True)) + pair.last_text).strip()
-        result = self._result(
-            request,
-            rationale=text,
-            num_tokens=len(pair.tokens),
-            stop_reason=pair.stop_reason,
-            error="" if text else "empty rationale: the teacher stopped at once",
-        )
-        if not self.config.record_scores:
-            return result
-        return replace(
-            result,
-            tokens=tuple(self.tokenizer.decode([token]) for token in pair.tokens),
-            greedy_tokens=tuple(self.tokenizer.decode([token]) for token in pair.greedy),
-            grounded_logprobs=tuple(grounded for grounded, _ in pair.logprobs),
-            contrast_logprobs=tuple(contrast for _, contrast in pair.logprobs),
-        )
-
-    def _result(self, request: TeacherRequest, **fields: object) -> Rationale:
-        row = request.to_row() | {"method": self.method, "teacher": self.config.model} | fields
-        return Rationale.from_row(row)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text).input_ids
@@ -261,29 +270,8 @@ class TransformersTeacher:
         )
 
 
-def stop_tokens(tokenizer) -> StopTokens:
-    """Every token of the vocabulary whose decoded text has a line break, and the end-of-sequence token."""
-    ids = list(range(len(tokenizer)))
-    texts = tokenizer.batch_decode([[token] for token in ids])
-    breaks = {token: text.split("\n")[0] for token, text in zip(ids, texts, strict=True) if "\n" in text}
-    return StopTokens(frozenset({tokenizer.eos_token_id} - {None}), breaks)
-
-
 def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
     for index, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return index
     return min(len(first), len(second))
-
-
-def _to_lists(step: NextTokens) -> tuple[list, list, list, list]:
-    """One transfer to the host per step."""
-    stacked = torch.stack(
-        [
-            step.chosen_B.double(),
-            step.greedy_B.double(),
-            step.grounded_logp_B.double(),
-            step.contrast_logp_B.double(),
-        ]
-    ).tolist()
-    return [int(t) for t in stacked[0]], [int(t) for t in stacked[1]], stacked[2], stacked[3]
