@@ -6,9 +6,6 @@ boundaries. Runtime objects are built from these sections elsewhere.
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cotray.configfile import describe, read_tree
 from cotray.errors import ConfigError
 
 Method = Literal[
@@ -89,6 +87,10 @@ class PoolConfig(Config):
     num_cpus: float = Field(default=1, ge=0)
     """Logical CPUs (and torch threads) of one replica."""
     num_gpus: float = Field(default=0, ge=0)
+    max_attempts: int = Field(default=3, ge=2)
+    """How often a row that raises is tried, the first time with its batch, before it is a dead letter."""
+    stall_timeout_s: float = Field(default=1800, gt=0)
+    """End the job when no row finished for so long; must cover loading the model, and waiting for GPUs."""
 
 
 class DecodingConfig(Config):
@@ -128,6 +130,8 @@ class TeacherConfig(Config):
     """Engine `vllm` only: passed on to vllm.EngineArgs, such as tensor_parallel_size or max_model_len."""
     record_scores: bool = False
     """Keep both branches' log-probabilities of every token in the rationale's row."""
+    max_error_rate: Fraction = 0.5
+    """`generate` fails if more than this share of its rows ended with an error."""
     pool: PoolConfig = PoolConfig(num_cpus=2)
     decoding: DecodingConfig = DecodingConfig()
 
@@ -252,22 +256,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ConfigError with one line that names the file or key and the way out.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file; see jobs/configs/ for some") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML ({where})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
-    for override in overrides:
-        _apply_override(tree, override)
-    return parse_config(_with_environment(tree, str(path)), source=str(path))
+    return parse_config(read_tree(path, overrides), source=str(path))
 
 
 def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
@@ -275,75 +264,10 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> R
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(_describe(problem) for problem in error.errors()[:5])
+        problems = "; ".join(describe(problem, RunConfig) for problem in error.errors()[:5])
         raise ConfigError(f"{source}: {problems}") from None
 
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to the same value."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"'{override}': an override is written KEY=VALUE, such as data.limit=48")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    *parents, leaf = key.split(".")
-    for name in parents:
-        tree[name] = tree.get(name) or {}
-        tree = tree[name]
-        if not isinstance(tree, dict):
-            raise ConfigError(f"'{override}': {name} is a value, not a section")
-    tree[leaf] = value
-
-
-def _with_environment(node: Any, source: str) -> Any:
-    if isinstance(node, dict):
-        return {key: _with_environment(value, source) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_environment(value, source) for value in node]
-    if not isinstance(node, str) or "${" not in node:
-        return node
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        value = os.environ.get(name, default)
-        if value is None:
-            raise ConfigError(
-                f"{source}: environment variable {name} is not set; set it or write ${{{name}:-DEFAULT}}"
-            )
-        return value
-
-    replaced = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", replace, node)
-    return yaml.safe_load(replaced) if replaced != node else node
-
-
-def _describe(problem: Any) -> str:
-    keys = [str(part) for part in problem["loc"] if not str(part).startswith(("float", "literal["))]
-    name = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        known = _field_names(keys[:-1])
-        near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean '{'.'.join([*keys[:-1], near[0]])}'?"
-            if near
-            else f"known keys: {', '.join(known)}"
-        )
-        return f"unknown key '{name}'; {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = repr(problem["input"])
-    return f"{name}: {message} (got {shown if len(shown) < 60 else shown[:57] + '...'})"
-
-
-def _field_names(keys: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for key in keys:
-        annotation = model.model_fields[key].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)

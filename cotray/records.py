@@ -71,10 +71,11 @@ class TeacherRequest(QAPair):
 class Rationale(TeacherRequest):
     """The teacher's answer to one request; `error` is "" on success.
 
-    `sample` counts the draws of one request, and `splits` how often the two branches lost lock-step in the
-    engine and were brought together again. The evidence columns are per generated token and empty unless
-    `teacher.record_scores` is on: `greedy_tokens` is what plain decoding would have taken; log-probabilities
-    (natural logs, both branches) are of the token taken and of the greedy one.
+    `sample` counts the draws of one request, `attempts` how often it was tried, and `splits` how often the
+    two branches lost lock-step in the engine and were brought together again. The evidence columns are per
+    generated token and empty unless `teacher.record_scores` is on: `greedy_tokens` is what plain decoding
+    would have taken; log-probabilities (natural logs, both branches) are of the token taken and of the
+    greedy one.
     """
 
     rationale: str = ""
@@ -84,6 +85,7 @@ class Rationale(TeacherRequest):
     stop_reason: str = ""
     teacher: str = ""
     error: str = ""
+    attempts: int = 1
     splits: int = 0
     tokens: tuple[str, ...] = ()
     greedy_tokens: tuple[str, ...] = ()

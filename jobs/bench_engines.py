@@ -1,4 +1,4 @@
-"""The vLLM teacher beside the transformers teacher and beside its own two-pass limit, in float32.
+"""The vLLM teacher beside the transformers teacher and beside its own two-pass limit.
 
 The limit: the same vLLM engine decodes both prompts of every pair plainly, for as many tokens as the
 rationale has, so it does the same forward passes and none of the pairing. Each engine has a process of its
@@ -8,6 +8,7 @@ own; one round runs all three parts, and every part starts with only the demonst
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import statistics
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from cotray.config import DecodingConfig, TeacherConfig
 from cotray.records import TeacherRequest
 from cotray.stages.progress import progress_bar
+from cotray.teacher.teacher import process_environment
 
 
 @dataclass
@@ -39,6 +41,13 @@ class _Engine:
     def __init__(self, config: TeacherConfig) -> None:
         context = multiprocessing.get_context("spawn")
         self.executor = ProcessPoolExecutor(1, context, initializer=_load, initargs=(config,))
+        # As in the pool: what has to be set before the process starts.
+        before, extra = dict(os.environ), process_environment(config)
+        os.environ.update(extra)
+        self.executor.submit(_peak_mib).result()
+        for name in extra:
+            os.environ.pop(name)
+        os.environ.update(before)
 
     def call(self, function: Any, *arguments: Any) -> Any:
         return self.executor.submit(function, *arguments).result()
@@ -99,12 +108,12 @@ def _peak_mib() -> float:
 
 
 def bench_engines(
-    *, model: str, requests: Sequence[TeacherRequest], num_rounds: int, max_pairs: int
+    *, model: str, requests: Sequence[TeacherRequest], num_rounds: int, max_pairs: int, dtype: str
 ) -> dict[str, Any]:
     """Print the table and return the figures."""
     settings: dict[str, Any] = {
         "model": model,
-        "dtype": "float32",
+        "dtype": dtype,
         "max_pairs": max_pairs,
         "decoding": DecodingConfig(max_new_tokens=64),
     }

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "cotray").rglob("*.py"))
-BASE = {"records", "config", "errors", "seeds"}
+BASE = {"records", "config", "configfile", "errors", "seeds"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "models": BASE,

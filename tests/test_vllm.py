@@ -114,6 +114,13 @@ def test_random_models_give_the_transformers_engines_tokens_and_scores(architect
     assert_same(in_process(vllm_results, settings, "contrast-wrong", requests, weights), expected)
 
 
+def test_two_shards_of_the_model_give_the_same_tokens() -> None:
+    settings = config("random:llama", engine_args={"tensor_parallel_size": 2})
+    requests = make_requests(8)
+    actual = in_process(vllm_results, settings, "contrast-wrong", requests)
+    assert_same(actual, transformers_results(settings, "contrast-wrong", requests))
+
+
 @pytest.mark.parametrize("method", ["greedy", "contrast-wrong"])
 def test_draws_are_the_transformers_engines_and_differ_from_each_other(method: str) -> None:
     settings = config("random:llama", decoding={"num_samples": 3, "temperature": 0.7, "max_new_tokens": 12})

@@ -27,12 +27,17 @@ STAGES = ("requests", "rationales", "student", "answers", "simulator", "simulati
 
 @dataclass(frozen=True)
 class DeadLetter(Record):
-    """A row that could not be used, with the stage that gave up on it, why, and the row itself as JSON."""
+    """A row that could not be used, with the stage that gave up on it, why, and the row itself as JSON.
+
+    Where a model was asked: how often, and with exactly which prompt.
+    """
 
     stage: str
     id: str
     reason: str
     row: str
+    attempts: int = 1
+    prompt: str = ""
 
 
 @dataclass(frozen=True)

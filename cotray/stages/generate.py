@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +15,7 @@ import pyarrow.compute as pc
 from cotray.config import RunConfig
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import StageError
+from cotray.prompts.teacher import render_request
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.pool import PoolStage, Process, run_pool
 from cotray.teacher.teacher import build_teacher, process_environment
@@ -44,16 +47,26 @@ def generate(
         num_per_record=max(1, config.teacher.decoding.num_samples),
         # The next batch joins while the longest rationales of this one are still decoded.
         num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
+        failed=partial(_failed, config),
         environment=process_environment(config.teacher),
     )
     total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
     teacher = config.teacher
     run_pool(folder, stage, total=total, pool=teacher.pool, batch_size=teacher.batch_size, label=label)
-    return _finish(folder, settings, requests, total * stage.num_per_record)
+    return _finish(folder, config, settings, requests, total * stage.num_per_record)
 
 
 def _teach(config: RunConfig) -> Process:
     return build_teacher(config.teacher, method=config.decoding_method, seed=config.seed).generate
+
+
+def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Rationale]:
+    row = request.to_row() | {"method": config.decoding_method, "teacher": config.teacher.model}
+    num_draws = max(1, config.teacher.decoding.num_samples)
+    return [
+        Rationale.from_row(row | {"sample": sample, "error": error, "attempts": attempts})
+        for sample in range(num_draws)
+    ]
 
 
 def _is_of_kind(kinds: Sequence[str], table: pa.Table) -> Any:
@@ -83,7 +96,9 @@ def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], reque
         target.write_bytes(name, source.read_bytes(name))
 
 
-def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, total: int) -> Manifest:
+def _finish(
+    folder: RunFolder, config: RunConfig, settings: dict[str, Any], requests: Manifest, total: int
+) -> Manifest:
     """Count what is there, keep the failures as dead letters, and write the manifest."""
     num_tokens, num_rows, num_splits, stops, letters = 0, 0, 0, Counter(), list[DeadLetter]()
     for rationale in folder.read_records("rationales", Rationale):
@@ -92,13 +107,20 @@ def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, tot
         num_splits += rationale.splits
         stops[rationale.stop_reason or "error"] += 1
         if rationale.error:
-            letters.append(DeadLetter("rationales", rationale.id, rationale.error, str(rationale.to_row())))
+            letters.append(_dead_letter(rationale, config))
     assert num_rows == total, (num_rows, total)
     folder.write_dead_letters("rationales", letters)
-    if len(letters) == num_rows:
-        causes = Counter(letter.reason for letter in letters).most_common(3)
+    if len(letters) > config.teacher.max_error_rate * num_rows or len(letters) == num_rows:
+        # Causes that differ in numbers alone are one cause.
+        causes = Counter(re.sub(r"\d+", "N", letter.reason) for letter in letters).most_common(3)
         shown = "; ".join(f"{count} x {reason}" for reason, count in causes)
-        raise StageError(f"{folder.uri('rationales')}: every one of {num_rows} requests failed ({shown})")
+        raise StageError(
+            f"{folder.uri('rationales')}: {len(letters)} of {num_rows} requests failed ({shown}). Each is in "
+            f"{folder.uri('dead_letter/rationales.parquet')}; teacher.max_error_rate="
+            f"{config.teacher.max_error_rate:g} allows fewer"
+        )
+    metrics = {"tokens": num_tokens, "splits": num_splits, "stop_reasons": dict(stops)}
+    folder.append_metrics([{f"generate/{key}": value for key, value in metrics.items()}])
     return folder.finish(
         Manifest(
             stage="rationales",
@@ -107,6 +129,12 @@ def _finish(folder: RunFolder, settings: dict[str, Any], requests: Manifest, tot
             num_in=num_rows,
             num_out=num_rows - len(letters),
             num_dead=len(letters),
-            metrics={"tokens": num_tokens, "splits": num_splits, "stop_reasons": dict(stops)},
+            metrics=metrics,
         )
     )
+
+
+def _dead_letter(rationale: Rationale, config: RunConfig) -> DeadLetter:
+    prompt = render_request(rationale, num_demonstrations=config.teacher.num_demonstrations).grounded
+    row = json.dumps(rationale.to_row())
+    return DeadLetter("rationales", rationale.id, rationale.error, row, rationale.attempts, prompt)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,9 @@ import pyarrow.parquet as pq
 
 from cotray.config import PoolConfig
 from cotray.data.store import RunFolder, fingerprint
-from cotray.errors import EngineDied
+from cotray.errors import EngineDied, StageError
 from cotray.records import Record
-from cotray.stages.progress import progress
+from cotray.stages.progress import Progress, progress
 
 Process = Callable[..., Sequence[Record]]
 """`process(records, on_finished=callback)` -> `PoolStage.num_per_record` records each, in order."""
@@ -41,6 +42,8 @@ class PoolStage:
     num_per_record: int = 1
     num_batches_at_once: int = 1
     """Per replica; above 1, `process` is called from several threads."""
+    failed: Callable[[Any, str, int], Sequence[Record]] | None = None
+    """(record, error, attempts) -> what to write for a record that cannot be made; None = the job fails."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the replicas' processes."""
 
@@ -62,9 +65,9 @@ def run_pool(
             .repartition(target_num_rows_per_block=batch_size)
             .map_batches(
                 _Replica,
-                fn_constructor_args=(folder.root, stage, line.counter),
+                fn_constructor_args=(folder.root, stage, line.counter, pool.max_attempts),
                 batch_format="pyarrow",
-                batch_size=None,
+                batch_size=batch_size,
                 compute=ray.data.ActorPoolStrategy(
                     min_size=pool.replicas.min,
                     max_size=pool.replicas.max,
@@ -76,8 +79,43 @@ def run_pool(
                 runtime_env={"env_vars": stage.environment} if stage.environment else None,
             )
         )
-        for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            pass
+        _consume(dataset, line, pool)
+
+
+def _consume(dataset: Any, line: Progress, pool: PoolConfig) -> None:
+    """Run the pipeline in a thread, so that a pipeline in which nothing moves can be told from a slow one.
+
+    Raises StageError if no row finished for `pool.stall_timeout_s`.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+                pass
+        except BaseException as problem:
+            failures.append(problem)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.5)
+        if thread.is_alive() and line.idle_seconds > pool.stall_timeout_s:
+            raise StageError(_stalled(line, pool))
+    if failures:
+        raise failures[0]
+
+
+def _stalled(line: Progress, pool: PoolConfig) -> str:
+    import ray
+
+    has = ray.cluster_resources()
+    return (
+        f"no row finished in {pool.stall_timeout_s:g} s ({line.bar.n} of {line.bar.total} done). A replica "
+        f"needs {pool.num_cpus:g} CPU and {pool.num_gpus:g} GPU, the cluster has {has.get('CPU', 0):g} and "
+        f"{has.get('GPU', 0):g}. What is done is kept: the same command goes on from there; if models load "
+        "for longer than this, raise pool.stall_timeout_s"
+    )
 
 
 def finished_keys(folder: RunFolder, stage: str) -> set[str]:
@@ -104,8 +142,9 @@ class _Waiting:
 class _Replica:
     """One model on one worker; it passes on the number of rows it has written."""
 
-    def __init__(self, run_dir: str, stage: PoolStage, counter: Any) -> None:
+    def __init__(self, run_dir: str, stage: PoolStage, counter: Any, max_attempts: int) -> None:
         self.folder = RunFolder(run_dir)
+        self.max_attempts = max_attempts
         self.stage = stage
         self.counter = counter
         self.process = stage.build()
@@ -113,17 +152,51 @@ class _Replica:
     def __call__(self, batch: pa.Table) -> pa.Table:
         records = [self.stage.source_record.from_row(row) for row in batch.to_pylist()]
         if records:
-            try:
-                made = self.process(records, on_finished=lambda _: self.counter.add.remote(1))
-            except EngineDied as problem:
-                # A retry must not come back to this process: without it Ray starts another replica.
-                print(f"replica exits, its engine is gone: {problem}", file=sys.stderr, flush=True)
-                os._exit(1)
+            made = self._process(records)
             assert len(made) == len(records) * self.stage.num_per_record, (len(made), len(records))
             name = fingerprint(sorted(_keys(batch).to_pylist()))
             path = f"{self.stage.target}/part-{name}.parquet"
             self.folder.write_records(path, made, self.stage.target_record)
         return pa.table({"rows": [len(records)]})
+
+    def _process(self, records: Sequence[Record]) -> list[Record]:
+        try:
+            return self._try(records)
+        except Exception:
+            if self.stage.failed is None:
+                raise
+        # One bad row must not take its batch with it.
+        return [made for record in records for made in self._process_alone(record)]
+
+    def _process_alone(self, record: Record) -> Sequence[Record]:
+        """What failed with its batch is tried alone, until it has had `max_attempts` in all."""
+        problem = "failed together with its batch"
+        for _ in range(1, self.max_attempts):
+            try:
+                return self._try([record])
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+        assert self.stage.failed is not None
+        self.counter.add.remote(self.stage.num_per_record)
+        return self.stage.failed(record, problem, self.max_attempts)
+
+    def _try(self, records: Sequence[Record]) -> list[Record]:
+        num_finished = 0
+
+        def count(_: Any) -> None:
+            nonlocal num_finished
+            num_finished += 1
+            self.counter.add.remote(1)
+
+        try:
+            return list(self.process(records, on_finished=count))
+        except EngineDied as problem:
+            # A retry must not come back to this process: without it Ray starts another replica.
+            print(f"replica exits, its engine is gone: {problem}", file=sys.stderr, flush=True)
+            os._exit(1)
+        except Exception:
+            self.counter.add.remote(-num_finished)
+            raise
 
 
 def _keys(table: pa.Table) -> Any:
