@@ -25,6 +25,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
     import ray
+    from ray import cloudpickle
 
     folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
     ray.init(
@@ -37,12 +38,12 @@ def ray_cluster() -> Iterator[None]:
         _temp_dir=folder,
     )
     # Replicas cannot import this module, so its functions travel by value.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
         with cluster(RayConfig()):
             yield
     finally:
-        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
