@@ -20,6 +20,11 @@ BINARY_CHOICES: dict[str, tuple[str, str]] = {
 }
 
 
+def normalized(text: str) -> str:
+    """The form in which two answers are the same answer."""
+    return " ".join(text.casefold().split())
+
+
 @dataclass(frozen=True)
 class Record:
     """Row conversion shared by all records; unknown columns of a row are ignored."""

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from cotray.config import DataConfig
 from cotray.data.readers import is_unicode
 from cotray.errors import DataError
-from cotray.records import BINARY_CHOICES, QAPair, Split, Task
+from cotray.records import BINARY_CHOICES, QAPair, Split, Task, normalized
 from cotray.seeds import digest
 
 Raw = dict[str, Any]
@@ -53,11 +53,6 @@ def layout_of(row: Raw) -> str:
     if "question" in row or {"id", "answer"} <= row.keys():
         return "cotray"
     raise UnusableRow("unknown layout: none of the columns question, sentence, answerKey; set data.format")
-
-
-def normalized(text: str) -> str:
-    """The form in which two answers are the same answer."""
-    return " ".join(text.casefold().split())
 
 
 def _cotray(row: Raw) -> Raw:

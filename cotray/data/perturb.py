@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cotray.data.formats import UnusableRow, normalized
-from cotray.records import QAPair, TeacherRequest
+from cotray.data.formats import UnusableRow
+from cotray.records import QAPair, TeacherRequest, normalized
 from cotray.seeds import digest, seeded
 
 Rank = Callable[[QAPair, Sequence[str]], Sequence[float]]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cotray.config import ScoringConfig
 from cotray.models import load_for_inference
 from cotray.prompts.student import Tags, parse_student, student_source, tag_of, target_prefix
-from cotray.records import QAPair, Rationale, StudentAnswer
+from cotray.records import QAPair, Rationale, StudentAnswer, normalized
 from cotray.scoring.generation import generate_texts
 from cotray.scoring.likelihood import Context, candidate_logprobs, likeliest
 from cotray.seeds import seeded
@@ -105,8 +105,8 @@ def match_choice(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Without case, repeated spaces and a full stop at the end, which students like to add."""
-    return " ".join(text.lower().split()).rstrip(".")
+    """As answers are compared, and without the full stop that students like to add."""
+    return normalized(text).rstrip(".")
 
 
 def choose_or_write(

@@ -17,7 +17,7 @@ from cotray.config import RunConfig, ScoringConfig
 from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.errors import DataError
 from cotray.prompts.simulator import simulator_example
-from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainExample
+from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainExample, normalized
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.stages.fit import PLACEMENT, fit
@@ -143,17 +143,14 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
 
     explained = [row for row in rows if row.oracle_answer]
     return {
-        "accuracy": accuracy(lambda r: same_answer(r.student_answer, r.answer), rows),
-        "oracle_accuracy": accuracy(lambda r: same_answer(r.oracle_answer, r.answer), explained),
-        "perturbed_accuracy": accuracy(lambda r: same_answer(r.perturbed_answer, r.answer), rows),
+        "accuracy": accuracy(lambda r: normalized(r.student_answer) == normalized(r.answer), rows),
+        "oracle_accuracy": accuracy(lambda r: normalized(r.oracle_answer) == normalized(r.answer), explained),
+        "perturbed_accuracy": accuracy(
+            lambda r: normalized(r.perturbed_answer) == normalized(r.answer), rows
+        ),
         "wrote_answer": accuracy(lambda r: r.wrote_answer, rows),
         "las": asdict(report),
     }
-
-
-def same_answer(first: str, second: str) -> bool:
-    """Equal but for case and spacing."""
-    return first.lower().split() == second.lower().split()
 
 
 def _load_student(config: RunConfig, model: str) -> Process:
