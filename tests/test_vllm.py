@@ -114,10 +114,17 @@ def test_random_models_give_the_transformers_engines_tokens_and_scores(architect
     assert_same(in_process(vllm_results, settings, "contrast-wrong", requests, weights), expected)
 
 
+def sharded_results(settings: TeacherConfig, requests) -> list[Rationale]:
+    import os
+
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # one NUMA node would be one shard
+    return vllm_results(settings, "contrast-wrong", requests)
+
+
 def test_two_shards_of_the_model_give_the_same_tokens() -> None:
     settings = config("random:llama", engine_args={"tensor_parallel_size": 2})
     requests = make_requests(8)
-    actual = in_process(vllm_results, settings, "contrast-wrong", requests)
+    actual = in_process(sharded_results, settings, requests)
     assert_same(actual, transformers_results(settings, "contrast-wrong", requests))
 
 
