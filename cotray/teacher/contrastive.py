@@ -50,6 +50,15 @@ class Decoding:
     temperature: float = 1.0
     temperature_on: Literal["both", "grounded"] = "both"
 
+    @property
+    def contrast_temperature(self) -> float:
+        return self.temperature if self.temperature_on == "both" else 1.0
+
+
+def _cooled(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """In float32 and divided by the temperature; at 1 without the copy, which a vocabulary makes dear."""
+    return logits_BV.float() if temperature == 1 else logits_BV.float() / temperature
+
 
 def choose_tokens(
     grounded_BV: torch.Tensor,
@@ -69,12 +78,11 @@ def choose_tokens(
     if contrast_BV is None:
         if uniform_B is None:
             return greedy_B, greedy_B
-        scores_BV = grounded_BV.float() / decoding.temperature
+        scores_BV = _cooled(grounded_BV, decoding.temperature)
     else:
-        contrast_temperature = decoding.temperature if decoding.temperature_on == "both" else 1.0
         scores_BV = contrastive_scores(
-            grounded_BV.float() / decoding.temperature,
-            contrast_BV.float() / contrast_temperature,
+            _cooled(grounded_BV, decoding.temperature),
+            _cooled(contrast_BV, decoding.contrast_temperature),
             weight=weight,
             plausibility=decoding.plausibility,
         )
@@ -128,12 +136,13 @@ def token_logprobs(
     tokens_B2 = torch.stack([chosen_B, greedy_B], dim=-1)
 
     def logprobs(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-        logits_BV = logits_BV.float() / temperature
+        logits_BV = _cooled(logits_BV, temperature)
         return logits_BV.gather(-1, tokens_B2) - logits_BV.logsumexp(-1, keepdim=True)
 
     grounded_B2 = logprobs(grounded_BV, decoding.temperature)
-    contrast_temperature = decoding.temperature if decoding.temperature_on == "both" else 1.0
-    contrast_B2 = grounded_B2 if contrast_BV is None else logprobs(contrast_BV, contrast_temperature)
+    contrast_B2 = grounded_B2
+    if contrast_BV is not None:
+        contrast_B2 = logprobs(contrast_BV, decoding.contrast_temperature)
     return torch.stack([grounded_B2, contrast_B2], dim=-1).flatten(1)
 
 

