@@ -89,8 +89,6 @@ class PoolConfig(Config):
     num_gpus: float = Field(default=0, ge=0)
     max_attempts: int = Field(default=3, ge=2)
     """How often a row that raises is tried, the first time with its batch, before it is a dead letter."""
-    stall_timeout_s: float = Field(default=1800, gt=0)
-    """End the job when no row finished for so long; must cover loading the model, and waiting for GPUs."""
 
 
 class DecodingConfig(Config):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +19,9 @@ import pyarrow.parquet as pq
 
 from cotray.config import PoolConfig
 from cotray.data.store import RunFolder, fingerprint
-from cotray.errors import EngineDied, StageError
+from cotray.errors import EngineDied
 from cotray.records import Record
-from cotray.stages.progress import Progress, progress
+from cotray.stages.progress import progress
 
 Process = Callable[..., Sequence[Record]]
 """`process(records, on_finished=callback)` -> `PoolStage.num_per_record` records each, in order."""
@@ -79,43 +78,8 @@ def run_pool(
                 runtime_env={"env_vars": stage.environment} if stage.environment else None,
             )
         )
-        _consume(dataset, line, pool)
-
-
-def _consume(dataset: Any, line: Progress, pool: PoolConfig) -> None:
-    """Run the pipeline in a thread, so that a pipeline in which nothing moves can be told from a slow one.
-
-    Raises StageError if no row finished for `pool.stall_timeout_s`.
-    """
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-                pass
-        except BaseException as problem:
-            failures.append(problem)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(timeout=0.5)
-        if thread.is_alive() and line.idle_seconds > pool.stall_timeout_s:
-            raise StageError(_stalled(line, pool))
-    if failures:
-        raise failures[0]
-
-
-def _stalled(line: Progress, pool: PoolConfig) -> str:
-    import ray
-
-    has = ray.cluster_resources()
-    return (
-        f"no row finished in {pool.stall_timeout_s:g} s ({line.bar.n} of {line.bar.total} done). A replica "
-        f"needs {pool.num_cpus:g} CPU and {pool.num_gpus:g} GPU, the cluster has {has.get('CPU', 0):g} and "
-        f"{has.get('GPU', 0):g}. What is done is kept: the same command goes on from there; if models load "
-        "for longer than this, raise pool.stall_timeout_s"
-    )
+        for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            pass
 
 
 def finished_keys(folder: RunFolder, stage: str) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -37,19 +36,11 @@ class Progress:
     def __init__(self, bar: tqdm, counter: Any) -> None:
         self.bar = bar
         self.counter = counter
-        self._moved_at = time.monotonic()
-
-    @property
-    def idle_seconds(self) -> float:
-        """Since the last row finished, or since the start."""
-        return time.monotonic() - self._moved_at
 
     def refresh(self) -> None:
         import ray
 
         done, notes = ray.get(self.counter.read.remote())
-        if done != self.bar.n:
-            self._moved_at = time.monotonic()
         self.bar.n = done
         self.bar.set_postfix(notes, refresh=False)
         self.bar.refresh()
