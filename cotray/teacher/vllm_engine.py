@@ -173,13 +173,15 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
 
     def _watch(self) -> None:
-        """vLLM notes that its engine process died, but does not wake a `step` that waits for it."""
+        """vLLM notes that its engine process died, but does not wake who waits for it: `step`, `pause`."""
         client = self._engine.engine_core
         resources = getattr(client, "resources", None)  # an engine inside this process has none
         while resources is not None and not self._is_closed.wait(0.5):
             if resources.engine_dead:
                 client.outputs_queue.put_nowait(EngineDeadError())  # type: ignore[attr-defined]
-                return
+                for future in list(client.utility_results.values()):  # type: ignore[attr-defined]
+                    if not future.done():
+                        future.set_exception(EngineDeadError())
 
     def _emission(self, output: Any) -> Emission:
         completion = output.outputs[0]
