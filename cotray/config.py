@@ -104,6 +104,11 @@ class DecodingConfig(Config):
     """0 takes the best token at every step; n draws n rationales per request from softmax(score)."""
     max_new_tokens: int = Field(default=128, ge=1)
 
+    @property
+    def num_draws(self) -> int:
+        """Rationales per request."""
+        return max(1, self.num_samples)
+
     @model_validator(mode="after")
     def _plausibility_is_a_share(self) -> Self:
         if self.plausibility != "auto" and not 0 <= self.plausibility <= 1:

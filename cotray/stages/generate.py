@@ -44,7 +44,7 @@ def generate(
         target_record=Rationale,
         build=partial(_teach, config),
         is_wanted=partial(_is_of_kind, settings["kinds"]),
-        num_per_record=max(1, config.teacher.decoding.num_samples),
+        num_per_record=config.teacher.decoding.num_draws,
         # The next batch joins while the longest rationales of this one are still decoded.
         num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
         failed=partial(_failed, config),
@@ -62,7 +62,7 @@ def _teach(config: RunConfig) -> Process:
 
 def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Rationale]:
     row = request.to_row() | {"method": config.decoding_method, "teacher": config.teacher.model}
-    num_draws = max(1, config.teacher.decoding.num_samples)
+    num_draws = config.teacher.decoding.num_draws
     return [
         Rationale.from_row(row | {"sample": sample, "error": error, "attempts": attempts})
         for sample in range(num_draws)

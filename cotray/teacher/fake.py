@@ -30,7 +30,7 @@ class FakeTeacher:
         *,
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Rationale]:
-        num_draws = max(1, self.config.decoding.num_samples)
+        num_draws = self.config.decoding.num_draws
         rationales = []
         for request in requests:
             for sample in range(num_draws):

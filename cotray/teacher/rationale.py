@@ -39,6 +39,14 @@ class RationaleWriter:
     name: str
     record_scores: bool
 
+    def write_all(self, requests: Sequence[TeacherRequest], draws: Sequence[Decoded]) -> list[Rationale]:
+        """One record per draw; every request has equally many, next to each other."""
+        num_draws = len(draws) // max(1, len(requests))
+        return [
+            self.write(requests[index // num_draws], decoded, sample=index % num_draws)
+            for index, decoded in enumerate(draws)
+        ]
+
     def write(self, request: TeacherRequest, decoded: Decoded, *, sample: int = 0) -> Rationale:
         text = str(self.tokenizer.decode(decoded.tokens, skip_special_tokens=True)) + decoded.last_text
         text = text.strip()
@@ -70,12 +78,12 @@ class RationaleWriter:
         )
 
 
-def sample_seeds(seed: int, requests: Sequence[TeacherRequest], num_samples: int) -> list[int]:
+def sample_seeds(seed: int, requests: Sequence[TeacherRequest], num_draws: int) -> list[int]:
     """One 63-bit seed per request and draw, in that order; draws of one request differ."""
     return [
         digest(seed, request.id, request.kind, request.target_answer, str(sample)) >> 1
         for request in requests
-        for sample in range(max(1, num_samples))
+        for sample in range(num_draws)
     ]
 
 
@@ -93,3 +101,11 @@ def plausibility_of(config: TeacherConfig, num_parameters: float) -> float:
     if configured != "auto":
         return configured
     return PLAUSIBILITY_OF_SMALL_TEACHERS if num_parameters < SMALL_TEACHER_PARAMETERS else 0.0
+
+
+def num_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

@@ -19,7 +19,14 @@ from cotray.models import load_for_inference
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs, uniforms
-from cotray.teacher.rationale import Decoded, RationaleWriter, plausibility_of, sample_seeds, stop_tokens
+from cotray.teacher.rationale import (
+    Decoded,
+    RationaleWriter,
+    num_common,
+    plausibility_of,
+    sample_seeds,
+    stop_tokens,
+)
 from cotray.teacher.slots import SlotCache
 
 
@@ -70,11 +77,7 @@ class TransformersTeacher:
         `weights` overrides the configured contrast weight per request.
         """
         draws = self.decode(requests, weights=weights, on_finished=on_finished)
-        num_draws = max(1, self.config.decoding.num_samples)
-        return [
-            self.writer.write(requests[index // num_draws], decoded, sample=index % num_draws)
-            for index, decoded in enumerate(draws)
-        ]
+        return self.writer.write_all(requests, draws)
 
     def decode(
         self,
@@ -84,7 +87,7 @@ class TransformersTeacher:
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Decoded]:
         """`generate` before its tokens become text: one Decoded per request and draw."""
-        num_draws = max(1, self.config.decoding.num_samples)
+        num_draws = self.config.decoding.num_draws
         weights = weights or [self.config.decoding.weight] * len(requests)
         seeds = sample_seeds(self.seed, requests, num_draws)
         groups: dict[tuple[int, ...], list[_Pair]] = defaultdict(list)
@@ -111,8 +114,8 @@ class TransformersTeacher:
         stem, choices = render_choices(pair, num_demonstrations=self.config.num_demonstrations)
         rows = [self._ids(stem + choice) for choice in choices]
         stem_ids = self._ids(stem)
-        num_common = min(_num_common(stem_ids, row) for row in rows)
-        shared = rows[0][: num_common - 1]
+        start = min(num_common(stem_ids, row) for row in rows)
+        shared = rows[0][: start - 1]
         self.cache.forward_prefix(shared)
         scores = []
         for row in rows:
@@ -127,7 +130,7 @@ class TransformersTeacher:
     def _decode(self, shared_ids: Sequence[int], pairs: list[_Pair]) -> Iterable[_Pair]:
         """Decode all pairs that start with `shared_ids`; yields each as it finishes."""
         num_shared = min([len(shared_ids), *(len(b) - 1 for p in pairs for b in p.branches)])
-        num_shared = min([num_shared, *(_num_common(shared_ids, b) for p in pairs for b in p.branches)])
+        num_shared = min([num_shared, *(num_common(shared_ids, b) for p in pairs for b in p.branches)])
         for pair in pairs:
             pair.branches = [branch[num_shared:] for branch in pair.branches]
         max_own = max(len(b) for p in pairs for b in p.branches) + self.config.decoding.max_new_tokens
@@ -152,7 +155,7 @@ class TransformersTeacher:
         slots = list(range(first_slot, first_slot + num_rows))
         commons = [0] * len(pairs)
         if self.num_branches == 2:
-            commons = [min(_num_common(*p.branches), *(len(b) - 1 for b in p.branches)) for p in pairs]
+            commons = [min(num_common(*p.branches), *(len(b) - 1 for b in p.branches)) for p in pairs]
             self._prefill_questions(pairs, commons, slots[::2])
         rows = [b[common:] for p, common in zip(pairs, commons, strict=True) for b in p.branches]
         lengths = [common for common in commons for _ in range(self.num_branches)]
@@ -268,10 +271,3 @@ class TransformersTeacher:
             f"teacher.model '{self.config.model}' ({self.model.config.model_type}): its attention cannot be "
             f"batched in slots ({detail}); choose one with standard attention (Llama, Qwen, GPT-NeoX, OPT)"
         )
-
-
-def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))

@@ -18,7 +18,7 @@ from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import Decoding
 from cotray.teacher.lockstep import Lockstep, Pair
-from cotray.teacher.rationale import RationaleWriter, plausibility_of, sample_seeds, stop_tokens
+from cotray.teacher.rationale import RationaleWriter, num_common, plausibility_of, sample_seeds, stop_tokens
 from cotray.teacher.vllm_engine import VllmEngine
 
 _Job = tuple[Pair, "Future[Pair]"]
@@ -64,11 +64,7 @@ class VllmTeacher:
         `weights` overrides the configured contrast weight per request. Raises EngineDied.
         """
         pairs = self.decode(requests, weights=weights, on_finished=on_finished)
-        num_draws = max(1, self.config.decoding.num_samples)
-        return [
-            self.writer.write(requests[index // num_draws], pair.decoded, sample=index % num_draws)
-            for index, pair in enumerate(pairs)
-        ]
+        return self.writer.write_all(requests, [pair.decoded for pair in pairs])
 
     def decode(
         self,
@@ -78,7 +74,7 @@ class VllmTeacher:
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Pair]:
         """`generate` before its tokens become text: one Pair per request and draw."""
-        num_draws = max(1, self.config.decoding.num_samples)
+        num_draws = self.config.decoding.num_draws
         weights = weights or [self.config.decoding.weight] * len(requests)
         seeds = sample_seeds(self.seed, requests, num_draws)
         futures: list[Future[Pair]] = []
@@ -103,7 +99,7 @@ class VllmTeacher:
         stem, choices = render_choices(pair, num_demonstrations=self.config.num_demonstrations)
         rows = [self.tokenizer(stem + choice).input_ids for choice in choices]
         stem_ids = self.tokenizer(stem).input_ids
-        start = min(_num_common(stem_ids, row) for row in rows)
+        start = min(num_common(stem_ids, row) for row in rows)
         result: Future[list[float]] = Future()
 
         def score() -> None:
@@ -161,10 +157,3 @@ class VllmTeacher:
             job = self._arrived.get()
             if isinstance(job, tuple) and not job[1].done():
                 job[1].set_exception(EngineDied(self._death))
-
-
-def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))
