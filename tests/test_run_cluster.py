@@ -184,28 +184,22 @@ def test_same_command_again_does_nothing_and_says_the_same(head: RayHead, finish
 
 
 def test_interrupted_generation_makes_only_what_is_missing(head: RayHead, finished: Path) -> None:
-    """The manifest and one of the files are gone, as after a kill; batches of 8 make several files."""
+    """The manifest is gone and so are some rows, as after a kill; real kills are in test_chaos.py."""
     folder = finished.parent / "resumed"
     options = [f"run_dir={folder}", "teacher.batch_size=8"]
     assert job(head, "prepare", *options).returncode == 0
     assert job(head, "generate", *options).returncode == 0
     rationales = folder / "rationales"
-    straight = sorted(
-        RunFolder(str(folder)).read_records("rationales", Rationale), key=lambda r: (r.kind, r.id)
-    )
-    files = sorted(rationales.glob("*.parquet"))
-    assert len(files) > 2
+    straight = list(RunFolder(str(folder)).read_records("rationales", Rationale))
     manifest = json.loads((rationales / "manifest.json").read_text())
     started = {"settings": manifest["settings"], "input": manifest["input"]}
     (rationales / "started.json").write_text(json.dumps(started))
     (rationales / "manifest.json").unlink()
-    files[0].unlink()
-    kept = {p: p.stat().st_mtime_ns for p in rationales.glob("*.parquet")}
+    RunFolder(str(folder)).write_records("rationales/part-00000.parquet", straight[5:], Rationale)
     result = job(head, "generate", *options)
     assert result.returncode == 0, tail(result)
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    again = sorted(RunFolder(str(folder)).read_records("rationales", Rationale), key=lambda r: (r.kind, r.id))
-    assert again == straight
+    assert "5 rows in" in result.stdout
+    assert list(RunFolder(str(folder)).read_records("rationales", Rationale)) == straight
 
 
 def test_changed_configuration_is_refused_by_name_and_made_again_when_told(

@@ -123,10 +123,25 @@ class RunFolder:
 
     def write_records(self, name: str, records: Sequence[R], record: type[R]) -> None:
         """Write one Parquet file."""
-        table = pa.Table.from_pylist([r.to_row() for r in records], schema=schema_of(record))
+        self.write_table(name, pa.Table.from_pylist([r.to_row() for r in records], schema=schema_of(record)))
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write one Parquet file."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """One Parquet file, or those of `columns` that it has."""
+        with self.fs.open_input_file(self._path(name)) as stream:
+            file = pq.ParquetFile(stream)
+            has = file.schema_arrow.names
+            return file.read(columns=[c for c in columns if c in has] if columns else None)
+
+    def num_rows(self, name: str) -> int:
+        """Rows of one Parquet file, from its footer."""
+        with self.fs.open_input_file(self._path(name)) as stream:
+            return pq.ParquetFile(stream).metadata.num_rows
 
     def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
         """All records of a stage's Parquet files, file by file in name order."""
@@ -136,9 +151,9 @@ class RunFolder:
                     for row in batch.to_pylist():
                         yield record.from_row(row)
 
-    def parquet_files(self, stage: str) -> list[str]:
+    def parquet_files(self, stage: str, *, recursive: bool = False) -> list[str]:
         """Paths, for this folder's filesystem, of the stage's finished Parquet files."""
-        selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=True)
+        selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=recursive)
         infos = self.fs.get_file_info(selector)
         return sorted(
             i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
@@ -154,9 +169,9 @@ class RunFolder:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         self.write_bytes("metrics.jsonl", old + lines.encode())
 
-    def write_dead_letters(self, stage: str, letters: Sequence[DeadLetter]) -> None:
-        """Replace a stage's dead letters; without any, no file is left."""
-        name = f"dead_letter/{stage}.parquet"
+    def write_dead_letters(self, stage: str, letters: Sequence[DeadLetter], *, shard: str = "") -> None:
+        """Replace the dead letters of a stage, or of one shard of it; without any, no file is left."""
+        name = f"dead_letter/{stage}{'-' + shard if shard else ''}.parquet"
         if letters:
             self.write_records(name, letters, DeadLetter)
         elif self.exists(name):
@@ -167,11 +182,19 @@ class RunFolder:
             return None
         return Manifest(**json.loads(self.read_bytes(f"{stage}/manifest.json")))
 
-    def require(self, stage: str, verb: str) -> Manifest:
-        """The manifest of an earlier stage; DataError naming the verb to run where it is missing."""
+    def require(self, stage: str, verb: str, *, settings: dict[str, Any] | None = None) -> Manifest:
+        """The manifest of an earlier stage; DataError naming the verb to run where it is missing.
+
+        StageError, naming the changed keys, where it was made under other `settings` than these.
+        """
         manifest = self.manifest(stage)
         if manifest is None:
             raise DataError(f"{self.uri(stage)}: not finished; run `python -m jobs.{verb}` first")
+        if settings is not None and (changes := _changes(manifest.settings, _plain(settings))):
+            raise StageError(
+                f"{self.uri(stage)} was made under another configuration ({'; '.join(changes)}). "
+                f"Run `python -m jobs.{verb} --overwrite` first, or set run_dir to a new folder"
+            )
         return manifest
 
     def begin(
@@ -182,7 +205,7 @@ class RunFolder:
         Raises StageError, naming the changed keys, where the output there is of another configuration
         or input; `overwrite` deletes it instead.
         """
-        settings = json.loads(json.dumps(settings))
+        settings = _plain(settings)
         for name, state in (("manifest.json", "done"), ("started.json", "resume")):
             if not self.exists(f"{stage}/{name}"):
                 continue
@@ -210,6 +233,11 @@ class RunFolder:
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """As they come back from a file: tuples are lists there."""
+    return json.loads(json.dumps(settings))
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import get_args
 
 import yaml
 
 from cotray.records import QAPair, Task, TeacherRequest
+from cotray.seeds import digest
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ def demonstrations_text(task: Task, num_demonstrations: int) -> str:
         for d in demonstrations(task)[:num_demonstrations]
     ]
     return "".join(blocks)
+
+
+def prompt_version(num_demonstrations: int) -> str:
+    """Changes with anything in the prompts that is not the question."""
+    probes = [QAPair("", task, "Q?", ("a", "b"), "a") for task in get_args(Task)]
+    prompts = [render_choices(probe, num_demonstrations=num_demonstrations) for probe in probes]
+    return f"{digest(0, *(text for stem, choices in prompts for text in (stem, *choices))):016x}"
 
 
 @cache

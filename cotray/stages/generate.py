@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
-from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.data.prepare import settings_of as prepare_settings
+from cotray.data.shards import Shards
+from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
 from cotray.errors import StageError
-from cotray.prompts.teacher import render_request
+from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
-from cotray.stages.pool import PoolStage, Process, run_pool
+from cotray.stages.pool import run_pool
+from cotray.stages.replica import PoolStage, Process
 from cotray.teacher.teacher import build_teacher, process_environment
 
 
@@ -30,30 +33,38 @@ def generate(
     requests under the same decoding.
     """
     folder = RunFolder(config.run_dir)
-    requests = folder.require("requests", "prepare")
+    requests = folder.require("requests", "prepare", settings=prepare_settings(config))
     settings = _settings(config)
     state = folder.begin("rationales", settings=settings, input=requests.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("rationales", "generate")
+    shards = Shards(
+        folder.root,
+        "requests",
+        "rationales",
+        Rationale,
+        fingerprint(settings, requests.fingerprint),
+        partial(_is_of_kind, settings["kinds"]),
+        config.teacher.decoding.num_draws,
+    )
     for other in reuse_from:
-        _reuse(RunFolder(other), folder, settings, requests.fingerprint)
+        _reuse(RunFolder(other), shards, settings, requests.fingerprint)
+    total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
     stage = PoolStage(
-        source="requests",
-        target="rationales",
-        source_record=TeacherRequest,
-        target_record=Rationale,
+        shards,
+        TeacherRequest,
         build=partial(_teach, config),
-        is_wanted=partial(_is_of_kind, settings["kinds"]),
-        num_per_record=config.teacher.decoding.num_draws,
         # The next batch joins while the longest rationales of this one are still decoded.
         num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
         failed=partial(_failed, config),
+        dead_letter=partial(_dead_letter, config),
+        max_dead=math.floor(config.teacher.max_error_rate * total * shards.num_per_record),
         environment=process_environment(config.teacher),
     )
-    total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
-    teacher = config.teacher
-    run_pool(folder, stage, total=total, pool=teacher.pool, batch_size=teacher.batch_size, label=label)
-    return _finish(folder, config, settings, requests, total * stage.num_per_record)
+    counts = run_pool(
+        stage, total=total, config=config.teacher, batch_size=config.teacher.batch_size, label=label
+    )
+    return _finish(folder, config, settings, requests, counts)
 
 
 def _teach(config: RunConfig) -> Process:
@@ -79,11 +90,12 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         include={"engine", "model", "revision", "dtype", "num_demonstrations", "record_scores", "decoding"}
     )
     kinds = ["factual", "counterfactual"] if config.counterfactual_weight > 0 else ["factual"]
+    teacher["prompts"] = prompt_version(config.teacher.num_demonstrations)
     settings = {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
     return settings | {"seed": config.seed} if config.teacher.decoding.num_samples else settings
 
 
-def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], requests: str) -> None:
+def _reuse(source: RunFolder, shards: Shards, settings: dict[str, Any], requests: str) -> None:
     manifest = source.manifest("rationales")
     if manifest is None or manifest.input != requests:
         return
@@ -92,49 +104,44 @@ def _reuse(source: RunFolder, target: RunFolder, settings: dict[str, Any], reque
     if not set(manifest.settings["kinds"]) <= set(settings["kinds"]):
         return
     for path in source.parquet_files("rationales"):
-        name = f"rationales/{path.rpartition('/')[2]}"
-        target.write_bytes(name, source.read_bytes(name))
+        name = path.rpartition("/")[2]
+        shards.adopt(source.read_bytes(f"rationales/{name}"), name.removesuffix(".parquet"))
 
 
 def _finish(
-    folder: RunFolder, config: RunConfig, settings: dict[str, Any], requests: Manifest, total: int
+    folder: RunFolder, config: RunConfig, settings: dict[str, Any], requests: Manifest, counts: Counter[str]
 ) -> Manifest:
-    """Count what is there, keep the failures as dead letters, and write the manifest."""
-    num_tokens, num_rows, num_splits, stops, letters = 0, 0, 0, Counter(), list[DeadLetter]()
-    for rationale in folder.read_records("rationales", Rationale):
-        num_rows += 1
-        num_tokens += rationale.num_tokens
-        num_splits += rationale.splits
-        stops[rationale.stop_reason or "error"] += 1
-        if rationale.error:
-            letters.append(_dead_letter(rationale, config))
-    assert num_rows == total, (num_rows, total)
-    folder.write_dead_letters("rationales", letters)
-    if len(letters) > config.teacher.max_error_rate * num_rows or len(letters) == num_rows:
-        # Causes that differ in numbers alone are one cause.
-        causes = Counter(re.sub(r"\d+", "N", letter.reason) for letter in letters).most_common(3)
-        shown = "; ".join(f"{count} x {reason}" for reason, count in causes)
+    """Write the manifest, or say why too many rows failed."""
+    num_rows, num_dead = counts["rows"], counts["dead_letters"]
+    causes = Counter({key.removeprefix("cause/"): n for key, n in counts.items() if key.startswith("cause/")})
+    if num_dead > config.teacher.max_error_rate * num_rows or (num_dead and num_dead == num_rows):
+        shown = "; ".join(f"{count} x {cause}" for cause, count in causes.most_common(3))
         raise StageError(
-            f"{folder.uri('rationales')}: {len(letters)} of {num_rows} requests failed ({shown}). Each is in "
-            f"{folder.uri('dead_letter/rationales.parquet')}; teacher.max_error_rate="
-            f"{config.teacher.max_error_rate:g} allows fewer"
+            f"{folder.uri('rationales')}: {num_dead} of {num_rows} requests failed ({shown}). Each is in "
+            f"{folder.uri('dead_letter')} with its prompt; teacher.max_error_rate="
+            f"{config.teacher.max_error_rate:g} allows fewer. The same command tries them again"
         )
-    metrics = {"tokens": num_tokens, "splits": num_splits, "stop_reasons": dict(stops)}
-    folder.append_metrics([{f"generate/{key}": value for key, value in metrics.items()}])
+    stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
     return folder.finish(
         Manifest(
             stage="rationales",
             settings=settings,
             input=requests.fingerprint,
             num_in=num_rows,
-            num_out=num_rows - len(letters),
-            num_dead=len(letters),
-            metrics=metrics,
+            num_out=num_rows - num_dead,
+            num_dead=num_dead,
+            metrics={
+                "tokens": counts["tokens"],
+                "splits": counts["pair_splits"],
+                "stop_reasons": stops,
+                "causes": causes,
+                "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
+            },
         )
     )
 
 
-def _dead_letter(rationale: Rationale, config: RunConfig) -> DeadLetter:
+def _dead_letter(config: RunConfig, rationale: Rationale) -> DeadLetter:
     prompt = render_request(rationale, num_demonstrations=config.teacher.num_demonstrations).grounded
     row = json.dumps(rationale.to_row())
     return DeadLetter("rationales", rationale.id, rationale.error, row, rationale.attempts, prompt)

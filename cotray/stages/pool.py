@@ -1,167 +1,153 @@
-"""Records of one stage -> records of the next, through a pool of replicas on Ray Data.
+"""Records of one stage -> records of the next, through pools of replicas on Ray Data.
 
-Every replica writes each of its batches as one Parquet file named after the ids in it: a batch that Ray
-repeats after a failure replaces its own file, and nothing but counts passes the driver. Records already
-written are left out, so the same command goes on where one was interrupted.
+Rows are read, made and written by Ray's workers; the driver sees file names and counts. Ray Data's own row
+checkpointing (CheckpointConfig) is not used: it skips rows by one id column without regard to the
+configuration they were made under, loads every finished id into each of its filter actors, works for read
+-> write pipelines alone, and leaves order, number and double rows of the output's files as the crashes made
+them. Shards (cotray/data/shards.py) keep those promises instead.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cotray.config import PoolConfig
-from cotray.data.store import RunFolder, fingerprint
-from cotray.errors import EngineDied
-from cotray.records import Record
-from cotray.stages.progress import progress
+from cotray.config import Pool, PoolConfig
+from cotray.data.shards import Shard
+from cotray.errors import StageError
+from cotray.stages.progress import Watch, watch
+from cotray.stages.replica import PoolStage, Replica, counts_of
 
-Process = Callable[..., Sequence[Record]]
-"""`process(records, on_finished=callback)` -> `PoolStage.num_per_record` records each, in order."""
-
-
-@dataclass(frozen=True)
-class PoolStage:
-    """From which records to which, made by what. `build` runs once per replica and returns a Process."""
-
-    source: str
-    target: str
-    source_record: type[Record]
-    target_record: type[Record]
-    build: Callable[[], Process]
-    is_wanted: Callable[[pa.Table], Any]
-    """Which rows of a source table to process, as a boolean array; rows have `id` and `kind`."""
-    num_per_record: int = 1
-    num_batches_at_once: int = 1
-    """Per replica; above 1, `process` is called from several threads."""
-    failed: Callable[[Any, str, int], Sequence[Record]] | None = None
-    """(record, error, attempts) -> what to write for a record that cannot be made; None = the job fails."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Environment variables of the replicas' processes."""
+READERS = 4
+"""Shards read or sealed at a time; that work takes no CPU of Ray's, so replicas cannot starve it."""
+INIT_DEATHS = 5
+"""Replicas in a row that may die while they start, of lost nodes or lack of memory."""
 
 
 def run_pool(
-    folder: RunFolder, stage: PoolStage, *, total: int, pool: PoolConfig, batch_size: int, label: str
-) -> None:
-    """Process every wanted record that is not written yet; `total` of them are wanted in all."""
+    stage: PoolStage, *, total: int, config: PoolConfig, batch_size: int, label: str
+) -> Counter[str]:
+    """Process every wanted row that is not written yet, of `total` in all, and seal the shards.
+
+    Returns the counts of all rows there are (see `counts_of`) and, of this run, seconds, replica_starts,
+    retries and the number of rows made. Raises StageError on a stall, and if rows are
+    missing at the end although the stage was not stopped by `max_dead`.
+    """
+    snapshot = stage.shards.snapshot()
+    total *= stage.shards.num_per_record
+    done = min(total, stage.shards.num_finished(snapshot))
+    with watch(label, stage.shards, total=total, done=done, stall_timeout_s=config.stall_timeout_s) as line:
+        is_stopped = done < total and not _stream(stage, snapshot, config, batch_size, total, line)
+        counts = _seal(stage, [shard.name for shard in snapshot])
+    if counts["missing"] and not is_stopped:
+        raise StageError(
+            f"{stage.shards.folder.uri(stage.shards.target)}: {counts['missing']} rows were not written; "
+            "the same command makes them"
+        )
+    if not counts["missing"]:
+        stage.shards.close()
+    return counts + line.counts
+
+
+def _stream(
+    stage: PoolStage, snapshot: Sequence[Shard], config: PoolConfig, batch_size: int, total: int, line: Watch
+) -> bool:
+    """Whether every row was made; False if so many failed that the stage gave up."""
     import ray.data
 
-    done = finished_keys(folder, stage.target)
-    num_each = stage.num_per_record
-    with progress(label, total=total * num_each, done=len(done) * num_each) as line:
-        if len(done) >= total:
-            return
-        dataset = (
-            ray.data.read_parquet(folder.parquet_files(stage.source), filesystem=folder.fs)
-            .map_batches(_Waiting(stage, done), batch_format="pyarrow", batch_size=None)
-            .repartition(target_num_rows_per_block=batch_size)
-            .map_batches(
-                _Replica,
-                fn_constructor_args=(folder.root, stage, line.counter, pool.max_attempts),
-                batch_format="pyarrow",
-                batch_size=batch_size,
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=pool.replicas.min,
-                    max_size=pool.replicas.max,
-                    max_concurrent_calls_per_actor=stage.num_batches_at_once,
-                    enable_true_multi_threading=stage.num_batches_at_once > 1,
-                ),
-                num_cpus=pool.num_cpus,
-                num_gpus=pool.num_gpus,
-                runtime_env={"env_vars": stage.environment} if stage.environment else None,
-            )
+    from cotray.stages.guard import guard
+
+    # Few rows are shared evenly.
+    batch_size = max(1, min(batch_size, math.ceil(total / config.max_replicas)))
+    concurrency = stage.num_batches_at_once
+    dataset = (
+        ray.data.from_items([shard.name for shard in snapshot], override_num_blocks=len(snapshot))
+        .map_batches(
+            partial(_read, stage, {shard.name: shard for shard in snapshot}),
+            batch_format="pyarrow",
+            batch_size=1,
+            num_cpus=0,
+            compute=ray.data.TaskPoolStrategy(size=min(READERS, len(snapshot))),
         )
-        for _ in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            pass
+        .repartition(target_num_rows_per_block=batch_size)
+        .map_batches(
+            Replica,
+            fn_constructor_args=(stage, line.monitor, config.max_attempts),
+            batch_format="pyarrow",
+            batch_size=batch_size,
+            compute=_strategy(config, concurrency),
+            ray_remote_args_fn=_turns(config.pools) if config.pools else None,
+            runtime_env={"env_vars": stage.environment} if stage.environment else None,
+            **_arguments(config.all_pools[0]),
+        )
+    )
+    guard(dataset.context, line)
+    dataset.context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    num_dead = 0
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        num_dead += sum(table["dead"].to_pylist())  # pyright: ignore[reportAttributeAccessIssue]
+        if stage.max_dead is not None and num_dead > stage.max_dead:
+            return False
+    return True
 
 
-def finished_keys(folder: RunFolder, stage: str) -> set[str]:
-    """`kind/id` of every record a stage has written."""
-    keys: set[str] = set()
-    for path in folder.parquet_files(stage):
-        table = pq.read_table(path, columns=["kind", "id"], filesystem=folder.fs)
-        keys.update(_keys(table).to_pylist())
-    return keys
+def _strategy(config: PoolConfig, concurrency: int) -> Any:
+    import ray.data
+
+    return ray.data.ActorPoolStrategy(
+        min_size=sum(pool.replicas.min for pool in config.all_pools),
+        max_size=config.max_replicas,
+        max_concurrent_calls_per_actor=concurrency,
+        enable_true_multi_threading=concurrency > 1,
+    )
 
 
-class _Waiting:
-    """Keeps the wanted rows that are not written yet."""
-
-    def __init__(self, stage: PoolStage, done: set[str]) -> None:
-        self.is_wanted = stage.is_wanted
-        self.done = pa.array(sorted(done), pa.string())
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        is_done = pc.is_in(_keys(batch), self.done)  # type: ignore[attr-defined]
-        return batch.filter(pc.and_not(self.is_wanted(batch), is_done))  # type: ignore[attr-defined]
+def _arguments(pool: Pool) -> dict[str, Any]:
+    return {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "label_selector": pool.label_selector}
 
 
-class _Replica:
-    """One model on one worker; it passes on the number of rows it has written."""
-
-    def __init__(self, run_dir: str, stage: PoolStage, counter: Any, max_attempts: int) -> None:
-        self.folder = RunFolder(run_dir)
-        self.max_attempts = max_attempts
-        self.stage = stage
-        self.counter = counter
-        self.process = stage.build()
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        records = [self.stage.source_record.from_row(row) for row in batch.to_pylist()]
-        if records:
-            made = self._process(records)
-            assert len(made) == len(records) * self.stage.num_per_record, (len(made), len(records))
-            name = fingerprint(sorted(_keys(batch).to_pylist()))
-            path = f"{self.stage.target}/part-{name}.parquet"
-            self.folder.write_records(path, made, self.stage.target_record)
-        return pa.table({"rows": [len(records)]})
-
-    def _process(self, records: Sequence[Record]) -> list[Record]:
-        try:
-            return self._try(records)
-        except Exception:
-            if self.stage.failed is None:
-                raise
-        # One bad row must not take its batch with it.
-        return [made for record in records for made in self._process_alone(record)]
-
-    def _process_alone(self, record: Record) -> Sequence[Record]:
-        """What failed with its batch is tried alone, until it has had `max_attempts` in all."""
-        problem = "failed together with its batch"
-        for _ in range(1, self.max_attempts):
-            try:
-                return self._try([record])
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-        assert self.stage.failed is not None
-        self.counter.add.remote(self.stage.num_per_record)
-        return self.stage.failed(record, problem, self.max_attempts)
-
-    def _try(self, records: Sequence[Record]) -> list[Record]:
-        num_finished = 0
-
-        def count(_: Any) -> None:
-            nonlocal num_finished
-            num_finished += 1
-            self.counter.add.remote(1)
-
-        try:
-            return list(self.process(records, on_finished=count))
-        except EngineDied as problem:
-            # A retry must not come back to this process: without it Ray starts another replica.
-            print(f"replica exits, its engine is gone: {problem}", file=sys.stderr, flush=True)
-            os._exit(1)
-        except Exception:
-            self.counter.add.remote(-num_finished)
-            raise
+def _turns(pools: Sequence[Pool]) -> Callable[[], dict[str, Any]]:
+    """Ray's arguments for each new replica: pools take turns, each as often as its size allows, and
+    `replicas.min` of each come first."""
+    first = [pool for pool in pools for _ in range(pool.replicas.min)]
+    rest = [pool for pool in pools for _ in range(pool.replicas.max - pool.replicas.min)]
+    turns = itertools.cycle([*first, *rest])
+    return lambda: _arguments(next(turns))
 
 
-def _keys(table: pa.Table) -> Any:
-    return pc.binary_join_element_wise(table["kind"], table["id"], "/")  # type: ignore[attr-defined]
+def _read(stage: PoolStage, snapshot: dict[str, Shard], names: pa.Table) -> Iterator[pa.Table]:
+    """What is waiting of each shard named in column `item`."""
+    for name in names["item"].to_pylist():
+        yield stage.shards.waiting(snapshot[name])
+
+
+def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
+    """Seal every shard on the cluster and add up its counts."""
+    import ray
+
+    task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
+    stage_ref = ray.put(stage)
+    counts, running, names_left = Counter[str](), [], iter(names)
+    while True:
+        for name in itertools.islice(names_left, READERS - len(running)):
+            running.append(task.remote(stage_ref, name))
+        if not running:
+            return counts
+        finished, running = ray.wait(running)
+        counts.update(ray.get(finished[0]))
+
+
+def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
+    shards = stage.shards
+    table, num_missing = shards.seal(name)
+    rows = [shards.record.from_row(row) for row in table.to_pylist()]
+    if stage.dead_letter is not None:
+        letters = [stage.dead_letter(row) for row in rows if getattr(row, "error", "")]
+        shards.folder.write_dead_letters(shards.target, letters, shard=name)
+    return counts_of(rows) + Counter(missing=num_missing)

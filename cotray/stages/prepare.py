@@ -31,8 +31,10 @@ class _TeacherRank:
         import ray
 
         if self.actor is None:
-            pool = self.config.teacher.pool
-            remote = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_ChoiceRanker)
+            pool = self.config.teacher.all_pools[0]
+            remote = ray.remote(
+                num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, label_selector=pool.label_selector
+            )(_ChoiceRanker)
             self.actor = remote.remote(self.config)
         return ray.get(self.actor.rank.remote(pair, list(candidates)))
 

@@ -1,73 +1,141 @@
-"""One progress line with rate and ETA, fed by replicas anywhere on the cluster."""
+"""One progress line per stage: done/total, rate, ETA, replicas, errors; and the watch that ends a stall."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from cotray.data.shards import Shards
+from cotray.errors import StageError
+from cotray.stages.metrics import gauge
+from cotray.stages.monitor import Snapshot, start_monitor
 from cotray.stages.relay import OnMetrics
 
 T = TypeVar("T")
+POLL_S = 0.5
+LINE_S = 10
+"""Between two lines in a log; on a terminal the line follows every poll."""
+METRICS_S = 60
+"""Between two rows of metrics.jsonl."""
 
 
-class _Counter:
-    """Runs as an actor: replicas add, the driver reads."""
+class Watch:
+    """The driver's view of a stage: it polls the monitor, draws the line, and notices a stall."""
 
-    def __init__(self) -> None:
-        self.done = 0
-        self.notes: dict[str, Any] = {}
+    def __init__(self, bar: tqdm, shards: Shards, *, total: int, done: int, stall_timeout_s: float) -> None:
+        self.bar, self.shards = bar, shards
+        self.total, self.done_before, self.stall_timeout_s = total, done, stall_timeout_s
+        self.monitor = start_monitor()
+        self.replicas: tuple[int, int] = (0, 0)
+        """Running, and starting or waiting for a node."""
+        self.failure: StageError | None = None
+        self.snapshot: Snapshot | None = None
+        self.started = self.moved = self.drawn = self.noted = time.monotonic()
+        self.state: Any = None
 
-    def add(self, done: int, **notes: Any) -> None:
-        self.done += done
-        self.notes |= notes
+    def poll(self, *, is_last: bool = False) -> None:
+        import ray
+        from ray.exceptions import RayError
 
-    def read(self) -> tuple[int, dict[str, Any]]:
-        return self.done, self.notes
+        try:
+            snapshot: Snapshot = ray.get(self.monitor.read.remote(), timeout=30)
+        except RayError:
+            return
+        now = time.monotonic()
+        self.snapshot = snapshot
+        state = (snapshot.rows, snapshot.replica_starts, self.replicas[0], self._nodes())
+        if state != self.state:
+            self.state, self.moved = state, now
+        elif now - self.moved > self.stall_timeout_s and not is_last:
+            self.failure = StageError(self._stall())
+        if is_last or sys.stderr.isatty() or now - self.drawn > LINE_S:
+            self.drawn = now
+            self._draw(snapshot)
+        if is_last or now - self.noted > METRICS_S:
+            self.noted = now
+            self._note(snapshot)
 
+    @property
+    def done(self) -> int:
+        return min(self.total, self.done_before + (self.snapshot.rows if self.snapshot else 0))
 
-class Progress:
-    """`counter` is an actor handle: `counter.add.remote(1)` from any process moves the line."""
+    @property
+    def counts(self) -> Counter[str]:
+        """Of this run: seconds, replica_starts, retries, and the number of rows made."""
+        counts = Counter(seconds=round(time.monotonic() - self.started))
+        if self.snapshot is not None:
+            counts["replica_starts"] = self.snapshot.replica_starts
+            counts["retries"] = self.snapshot.counts["retries"]
+            counts["made"] = self.snapshot.counts["rows"]
+        return counts
 
-    def __init__(self, bar: tqdm, counter: Any) -> None:
-        self.bar = bar
-        self.counter = counter
-
-    def refresh(self) -> None:
+    def _nodes(self) -> int:
         import ray
 
-        done, notes = ray.get(self.counter.read.remote())
-        self.bar.n = done
+        return sum(node["Alive"] for node in ray.nodes())
+
+    def _draw(self, snapshot: Snapshot) -> None:
+        running, starting = self.replicas
+        notes = {"replicas": f"{running}+{starting}" if starting else running}
+        notes |= {"errors": snapshot.counts["dead_letters"]}
+        if snapshot.counts["retries"]:
+            notes |= {"retries": snapshot.counts["retries"]}
+        self.bar.n = self.done
         self.bar.set_postfix(notes, refresh=False)
         self.bar.refresh()
+        gauge(self.shards.target, {"queue_depth": self.total - self.done, "replicas": running})
+
+    def _note(self, snapshot: Snapshot) -> None:
+        names = ("tokens", "retries", "dead_letters", "pair_splits")
+        row = {
+            "stage": self.shards.target,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "rows": self.done,
+            "replicas": self.replicas[0],
+            "replica_starts": snapshot.replica_starts,
+        }
+        self.shards.folder.append_metrics([row | {name: snapshot.counts[name] for name in names}])
+
+    def _stall(self) -> str:
+        import ray
+
+        running, starting = self.replicas
+        has = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+        work = "; ".join(self.snapshot.under_way[:5]) if self.snapshot else ""
+        return (
+            f"{self.shards.target}: no row finished for {self.stall_timeout_s:g} s (stall_timeout_s), "
+            f"{self.done} of {self.total} done. Replicas: {running} running, {starting} starting or waiting "
+            f"for a node; the cluster has {has}. At work: {work or 'nothing'}. "
+            "The same command goes on from here"
+        )
 
 
 @contextmanager
-def progress(label: str, *, total: int, done: int = 0, unit: str = "row") -> Iterator[Progress]:
-    """Draw the line until the block ends; on a terminal every half second, in a log every 10 s."""
-    import ray
+def watch(label: str, shards: Shards, *, total: int, done: int, stall_timeout_s: float) -> Iterator[Watch]:
+    """Watch until the block ends."""
+    with progress_bar(label, total=total, done=done) as bar:
+        line = Watch(bar, shards, total=total, done=done, stall_timeout_s=stall_timeout_s)
+        stop = threading.Event()
 
-    counter = ray.remote(num_cpus=0)(_Counter).remote()
-    counter.add.remote(done)
-    with progress_bar(label, total=total, done=done, unit=unit) as bar:
-        line, stop = Progress(bar, counter), threading.Event()
+        def poll() -> None:
+            while not stop.wait(POLL_S):
+                line.poll()
 
-        def draw() -> None:
-            while not stop.wait(0.5 if sys.stderr.isatty() else 10):
-                line.refresh()
-
-        thread = threading.Thread(target=draw, daemon=True)
+        thread = threading.Thread(target=poll, name="cotray-watch", daemon=True)
         thread.start()
         try:
             yield line
         finally:
             stop.set()
             thread.join()
-            line.refresh()
+            line.poll(is_last=True)
 
 
 def progress_bar(label: str, *, total: int | None, done: int = 0, unit: str = "row") -> tqdm:
@@ -78,7 +146,7 @@ def progress_bar(label: str, *, total: int | None, done: int = 0, unit: str = "r
         desc=f"{label:<42}",
         unit=unit,
         dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
+        mininterval=0.5 if sys.stderr.isatty() else LINE_S,
         bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
         "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from cotray.config import RunConfig, dump_config
 from cotray.data.store import Manifest, RunFolder
@@ -18,7 +19,27 @@ def prepare_verb(config: RunConfig, overwrite: bool) -> str:
 
 
 def generate_verb(config: RunConfig, overwrite: bool) -> str:
-    return _single(config, generate, overwrite)
+    summary = _single(config, generate, overwrite)
+    manifest = RunFolder(config.run_dir).require("rationales", "generate")
+    return f"{summary}\n{_generated(manifest)}"
+
+
+def _generated(manifest: Manifest) -> str:
+    """The final table of `generate`."""
+    metrics, run = manifest.metrics, manifest.metrics["last_run"]
+    stops = ", ".join(f"{reason} {count:,}" for reason, count in metrics["stop_reasons"].items())
+    rows = {
+        "rationales": f"{manifest.num_out:,} of {manifest.num_in:,} requests",
+        "tokens": f"{metrics['tokens']:,}, {metrics['tokens'] / max(1, manifest.num_out):.1f} per rationale",
+        "stopped by": stops or "-",
+        "pair splits": f"{metrics['splits']:,}",
+        "last run": f"{run['made']:,} rows in {run['seconds']:,} s, {run['replica_starts']} replica starts, "
+        f"{run['retries']:,} retries",
+        "dead letters": f"{manifest.num_dead:,}",
+    }
+    lines = [f"{name:<14}{value}" for name, value in rows.items()]
+    worst = Counter(metrics["causes"]).most_common(5)
+    return "\n".join([*lines, *(f"{'':<14}{count:,} x {cause}" for cause, count in worst)])
 
 
 def train_verb(config: RunConfig, overwrite: bool) -> str:
@@ -42,34 +63,36 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
     """Every method in a folder of its own; one that is done costs nothing, decoded once is never twice."""
     from cotray.report.report import report
 
-    _write_config(config)
+    _write_config(config, if_missing=True)
     started = time.monotonic()
     with cluster(config.ray):
         for position, method in enumerate(config.methods, start=1):
             one = config.for_method(method)
-            _write_config(one)
+            _write_config(one, if_missing=True)
             label = f"{position}/{len(config.methods)} {method}"
             earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
             prepare(one, overwrite=overwrite, label=f"{label} prepare")
             generate(one, overwrite=overwrite, reuse_from=earlier, label=f"{label} generate")
             train(one, overwrite=overwrite, label=f"{label} train")
             score(one, overwrite=overwrite, label=f"{label} score")
+            _write_config(one)
+    _write_config(config)
     return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
 
 
 def _single(config: RunConfig, stage, overwrite: bool) -> str:
-    _write_config(config)
+    _write_config(config, if_missing=True)
     with cluster(config.ray):
         manifest: Manifest = stage(config, overwrite=overwrite)
-    dead = (
-        f", {manifest.num_dead} dead letters (dead_letter/{manifest.stage}.parquet)"
-        if manifest.num_dead
-        else ""
-    )
+    _write_config(config)
+    dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     return (
         f"{RunFolder(config.run_dir).uri(manifest.stage)}: {manifest.num_in} in, {manifest.num_out} out{dead}"
     )
 
 
-def _write_config(config: RunConfig) -> None:
-    RunFolder(config.run_dir).write_bytes("config.yaml", dump_config(config).encode())
+def _write_config(config: RunConfig, *, if_missing: bool = False) -> None:
+    """Before a stage only where there is none: a refused configuration must not replace that of the rows."""
+    folder = RunFolder(config.run_dir)
+    if not (if_missing and folder.exists("config.yaml")):
+        folder.write_bytes("config.yaml", dump_config(config).encode())

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig, ScoringConfig
+from cotray.data.shards import Shards
 from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.errors import DataError
 from cotray.prompts.simulator import simulator_example
@@ -21,8 +22,12 @@ from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainEx
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.stages.fit import PLACEMENT, fit
-from cotray.stages.pool import PoolStage, Process, run_pool
+from cotray.stages.pool import run_pool
 from cotray.stages.progress import training_progress
+from cotray.stages.replica import PoolStage, Process
+
+ROWS_PER_CALL = 128
+"""Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
 
 
 def score(config: RunConfig, *, overwrite: bool = False, label: str = "score") -> Manifest:
@@ -40,16 +45,11 @@ def _answer(config: RunConfig, folder: RunFolder, *, overwrite: bool, label: str
     source = fingerprint(student.fingerprint, rationales.fingerprint)
     if folder.begin("answers", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("answers", "score")
-    stage = PoolStage(
-        source="rationales",
-        target="answers",
-        source_record=Rationale,
-        target_record=StudentAnswer,
-        build=partial(_load_student, config, folder.uri("student")),
-        is_wanted=_is_factual,
-    )
-    total = sum(r.kind == "factual" and r.sample == 0 for r in folder.read_records("rationales", Rationale))
-    run_pool(folder, stage, total=total, pool=config.scoring.pool, batch_size=128, label=label)
+    version = fingerprint(settings, source)
+    shards = Shards(folder.root, "rationales", "answers", StudentAnswer, version, _is_factual)
+    stage = PoolStage(shards, Rationale, build=partial(_load_student, config, folder.uri("student")))
+    total = shards.num_wanted()
+    run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     return folder.finish(Manifest("answers", settings, source, total, total, 0))
 
 
@@ -108,18 +108,13 @@ def _simulate(
     source = fingerprint(answers.fingerprint, simulator.fingerprint)
     if folder.begin("simulations", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("simulations", "score")
-    stage = PoolStage(
-        source="answers",
-        target="simulations",
-        source_record=StudentAnswer,
-        target_record=Simulation,
-        build=partial(_load_simulator, config, folder.uri("simulator")),
-        is_wanted=_is_test,
-    )
-    total = sum(row.split == "test" for row in folder.read_records("answers", StudentAnswer))
+    version = fingerprint(settings, source)
+    shards = Shards(folder.root, "answers", "simulations", Simulation, version, _is_test)
+    stage = PoolStage(shards, StudentAnswer, build=partial(_load_simulator, config, folder.uri("simulator")))
+    total = shards.num_wanted()
     if not total:
         raise DataError(f"{folder.uri('answers')}: no test question to score; raise data.test_fraction")
-    run_pool(folder, stage, total=total, pool=config.scoring.pool, batch_size=128, label=label)
+    run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     rows = list(folder.read_records("simulations", Simulation))
     metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
     return folder.finish(Manifest("simulations", settings, source, total, total, 0, metrics))

@@ -3,6 +3,7 @@ pipelines and for tests of everything around the teacher."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from cotray.config import TeacherConfig
@@ -22,7 +23,6 @@ class FakeTeacher:
     def __init__(self, config: TeacherConfig, *, method: str, seed: int = 0) -> None:
         self.config = config
         self.method = method
-        self.seed = seed
 
     def generate(
         self,
@@ -30,6 +30,7 @@ class FakeTeacher:
         *,
         on_finished: Callable[[int], None] = lambda num_tokens: None,
     ) -> list[Rationale]:
+        time.sleep(float(self.config.engine_args.get("seconds_per_batch", 0)))
         num_draws = self.config.decoding.num_draws
         rationales = []
         for request in requests:

@@ -1,0 +1,175 @@
+"""One stage's output while it is made, shard by shard of its input.
+
+Replicas write each batch as a file of its own below `TARGET/.batches-VERSION/SHARD/`; a batch that is made
+again replaces its file. At the end the batches of a shard are sealed: merged into `TARGET/SHARD.parquet`,
+every wanted row once, in the order of the input. Readers see sealed files alone. VERSION is the fingerprint
+of input and settings: rows of another configuration are never picked up, even if a late replica still
+writes some.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cotray.data.store import RunFolder, fingerprint, schema_of
+from cotray.records import Record
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of the source stage, and what of the target existed when the driver looked.
+
+    What is still waiting follows from this snapshot, so a shard that Ray reads again, after a node was
+    lost, gives the same rows again.
+    """
+
+    name: str
+    finished: tuple[str, ...]
+    """Names, below the target, of files with rows of this shard."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """From which stage to which, under which version."""
+
+    root: str
+    source: str
+    target: str
+    record: type[Record]
+    """Of the target. A row whose column `error` is not empty is written, but tried again by the next run."""
+    version: str
+    is_wanted: Callable[[pa.Table], Any]
+    """Which rows of a source table to process, as a boolean array; rows have `id` and `kind`."""
+    num_per_record: int = 1
+    """Target rows per source row, written together."""
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.root)
+
+    def snapshot(self) -> list[Shard]:
+        """Every shard of the source, in name order."""
+        finished: dict[str, list[str]] = defaultdict(list)
+        for path in self.folder.parquet_files(self.target):
+            leaf = path.rpartition("/")[2]
+            finished[leaf.removesuffix(".parquet")].append(leaf)
+        for path in self.folder.parquet_files(f"{self.target}/{self._batches}", recursive=True):
+            _, shard, leaf = path.rsplit("/", 2)
+            finished[shard].append(f"{self._batches}/{shard}/{leaf}")
+        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
+        shards = [name.removesuffix(".parquet") for name in names]
+        return [Shard(shard, tuple(finished[shard])) for shard in shards]
+
+    def num_finished(self, shards: Sequence[Shard]) -> int:
+        """Rows without an error in a snapshot, from file names and from the footers of sealed files."""
+        names = [name for shard in shards for name in shard.finished]
+        sealed = [name for name in names if "/" not in name]
+        with ThreadPoolExecutor(8) as threads:
+            counts = threads.map(lambda name: self.folder.num_rows(f"{self.target}/{name}"), sealed)
+            return sum(counts) + sum(
+                int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names if "/" in name
+            )
+
+    def num_wanted(self) -> int:
+        """Source rows to process, counted file by file."""
+        columns = ["id", "kind", "split", "sample"]
+        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
+        tables = (self.folder.read_table(f"{self.source}/{name}", columns) for name in names)
+        return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
+
+    def waiting(self, shard: Shard) -> pa.Table:
+        """The wanted rows that no file of the snapshot has, with their shard's name as a column."""
+        table = self._wanted(shard.name)
+        for name in shard.finished:
+            there = self.folder.read_table(f"{self.target}/{name}", ["kind", "id", "error"])
+            good = there.filter(pc.invert(_has_failed(there)))  # type: ignore[attr-defined]
+            is_done = pc.is_in(_keys(table), _keys(good))  # type: ignore[attr-defined]
+            table = table.filter(pc.invert(is_done))  # type: ignore[attr-defined]
+        return table.append_column("shard", pa.array([shard.name] * table.num_rows, pa.string()))
+
+    def batch_file(self, shard: str, rows: Sequence[Any]) -> str:
+        """Where rows made together go; the same rows go to the same file."""
+        num_good = sum(not getattr(row, "error", "") for row in rows)
+        keys = fingerprint(sorted(f"{row.kind}/{row.id}" for row in rows))
+        return f"{self.target}/{self._batches}/{shard}/{keys}-{num_good}.parquet"
+
+    def write(self, shard: str, rows: Sequence[Any]) -> None:
+        self.folder.write_records(self.batch_file(shard, rows), rows, self.record)
+
+    def seal(self, name: str) -> tuple[pa.Table, int]:
+        """The rows of one shard in the source's order, and how many source rows have none yet.
+
+        Without any missing they are written to the shard's file, and its batches are deleted.
+        """
+        expected = _keys(self._wanted(name))
+        sealed = f"{self.target}/{name}.parquet"
+        batches = f"{self.target}/{self._batches}/{name}"
+        files = [sealed] if self.folder.exists(sealed) else []
+        new = [f"{batches}/{path.rpartition('/')[2]}" for path in self.folder.parquet_files(batches)]
+        table = self._merge(expected, [*files, *new])
+        num_missing = len(expected) - table.num_rows // self.num_per_record
+        if num_missing == 0:
+            if new or not files:
+                self.folder.write_table(sealed, table)
+            self.folder.delete(batches)
+        return table, num_missing
+
+    def close(self) -> None:
+        """Delete what is left of batches once every shard is sealed."""
+        self.folder.delete(f"{self.target}/{self._batches}")
+
+    def adopt(self, data: bytes, shard: str) -> None:
+        """Take over a finished shard's rows from elsewhere; they count like a batch."""
+        num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+        name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_rows}.parquet"
+        self.folder.write_bytes(name, data)
+
+    @property
+    def _batches(self) -> str:
+        return f".batches-{self.version}"
+
+    def _wanted(self, name: str) -> pa.Table:
+        table = self.folder.read_table(f"{self.source}/{name}.parquet")
+        return table.filter(self.is_wanted(table))
+
+    def _merge(self, expected: pa.Array, files: Sequence[str]) -> pa.Table:
+        """Each expected key's rows from one file: the first in which they have no error, else the first."""
+        schema = schema_of(self.record)
+        tables = [self.folder.read_table(name).cast(schema) for name in files]
+        failed = [_has_failed(table) for table in tables]
+        good = [table.filter(pc.invert(mask)) for table, mask in zip(tables, failed, strict=True)]  # type: ignore[attr-defined]
+        bad = [table.filter(mask) for table, mask in zip(tables, failed, strict=True)]
+        is_there = np.zeros(len(expected), bool)
+        taken, places = [schema.empty_table()], [np.zeros(0, np.int64)]
+        for table in [*good, *bad] if len(expected) else []:
+            found = pc.fill_null(pc.index_in(_keys(table), expected), -1)  # type: ignore[attr-defined]
+            place = found.to_numpy(zero_copy_only=False)
+            is_new = (place >= 0) & ~is_there[place]
+            is_there[place[is_new]] = True
+            taken.append(table.filter(pa.array(is_new)))
+            places.append(place[is_new])
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return pa.concat_tables(taken).take(pa.array(order))
+
+
+def _keys(table: pa.Table) -> pa.Array:
+    keys = pc.binary_join_element_wise(table["kind"], table["id"], "/")  # type: ignore[attr-defined]
+    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+
+
+def _has_failed(table: pa.Table) -> pa.Array:
+    """Rows whose key has an error in any of its rows: the draws of one request stay together."""
+    if "error" not in table.column_names:
+        return pa.array(np.zeros(table.num_rows, bool))
+    keys = _keys(table)
+    return pc.is_in(keys, keys.filter(pc.not_equal(table["error"], "").combine_chunks()))  # type: ignore[attr-defined]

@@ -1,0 +1,41 @@
+"""Prometheus metrics, exported by every node's Ray agent as ray_cotray_*; one tag, the stage.
+
+Names: rows, tokens, pair_splits, retries, dead_letters, replica_starts (counters), queue_depth (rows not
+finished) and replicas (gauges).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+COUNTERS = {
+    "rows": "Rows finished",
+    "tokens": "Rationale tokens of finished rows",
+    "pair_splits": "Times the two branches of a pair lost lock-step",
+    "retries": "Attempts after the first",
+    "dead_letters": "Rows given up",
+    "replica_starts": "Replicas whose model was loaded",
+}
+GAUGES = {"queue_depth": "Rows not finished", "replicas": "Replicas running"}
+
+
+def count(stage: str, counts: Mapping[str, int]) -> None:
+    """Add to the counters; names that are none are left out."""
+    for name, value in counts.items():
+        if name in COUNTERS and value > 0:
+            _metric(name).inc(value, tags={"stage": stage})
+
+
+def gauge(stage: str, values: Mapping[str, int]) -> None:
+    for name, value in values.items():
+        _metric(name).set(value, tags={"stage": stage})
+
+
+@cache
+def _metric(name: str) -> Any:
+    from ray.util import metrics
+
+    kind, text = (metrics.Counter, COUNTERS[name]) if name in COUNTERS else (metrics.Gauge, GAUGES[name])
+    return kind(f"cotray_{name}", description=text, tag_keys=("stage",))

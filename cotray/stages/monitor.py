@@ -1,0 +1,127 @@
+"""What the replicas of one stage are doing: an actor that they tell and the driver asks.
+
+It runs on the driver's node, so it is lost only together with the driver. A replica that dies takes back what
+it had reported of its unfinished batch, because whoever gets the batch next begins it again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cotray.stages.metrics import count
+
+SHOWN_IDS = 3
+FLUSH_S = 0.5
+
+
+@dataclass
+class Attempt:
+    """One replica at work on one batch; `began` is in the monitor's monotonic seconds."""
+
+    replica: str
+    node: str
+    ids: list[str]
+    began: float
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`counts` are of finished batches (rows, tokens, splits, retries, dead, cause/...); `rows` includes
+    what is reported of those under way."""
+
+    rows: int
+    counts: Counter[str]
+    replica_starts: int
+    under_way: list[str]
+
+
+@dataclass
+class Monitor:
+    """The actor's class; its methods are called through Ray."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    deaths: Counter[str] = field(default_factory=Counter)
+    replica_starts: int = 0
+
+    def started(self) -> None:
+        self.replica_starts += 1
+
+    def begin(self, batch: str, replica: str, node: str, ids: Sequence[str]) -> int:
+        """How often a replica died over this batch, while the node it was on lived on."""
+        earlier = self.attempts.get(batch)
+        if earlier and earlier.replica != replica and _is_alive(earlier.node):
+            self.deaths[batch] += 1
+        shown = [*ids[:SHOWN_IDS], *(["..."] if len(ids) > SHOWN_IDS else [])]
+        self.attempts[batch] = Attempt(replica, node, shown, time.monotonic())
+        return self.deaths[batch]
+
+    def progress(self, batch: str, rows: int) -> None:
+        if batch in self.attempts:
+            self.attempts[batch].rows = rows
+
+    def end(self, batch: str) -> None:
+        self.attempts.pop(batch, None)
+
+    def add(self, counts: dict[str, int]) -> None:
+        self.counts.update(counts)
+
+    def read(self) -> Snapshot:
+        now = time.monotonic()
+        under_way = [
+            f"replica {a.replica} on {a.node[:8]}: {', '.join(a.ids)} since {now - a.began:.0f} s"
+            for a in self.attempts.values()
+        ]
+        rows = self.counts["rows"] + sum(a.rows for a in self.attempts.values())
+        return Snapshot(rows, self.counts.copy(), self.replica_starts, sorted(under_way))
+
+
+def start_monitor() -> Any:
+    """A handle of a new Monitor, on this process's node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0)(Monitor).options(scheduling_strategy=here).remote()
+
+
+class BatchReport:
+    """A replica's report on one batch. `row` is cheap: at most two messages a second leave the replica."""
+
+    def __init__(
+        self, stage: str, monitor: Any, batch: str, replica: str, node: str, ids: Sequence[str]
+    ) -> None:
+        import ray
+
+        self.stage, self.monitor, self.batch = stage, monitor, batch
+        self.rows, self.sent_at = 0, time.monotonic()
+        self.deaths: int = ray.get(monitor.begin.remote(batch, replica, node, ids))
+
+    def row(self) -> None:
+        self.rows += 1
+        if time.monotonic() - self.sent_at > FLUSH_S:
+            self.monitor.progress.remote(self.batch, self.rows)
+            self.sent_at = time.monotonic()
+
+    def take_back(self, rows: int) -> None:
+        """So many rows reported are made again."""
+        self.rows -= rows
+
+    def add(self, counts: Counter[str]) -> None:
+        """For the progress line, and for Prometheus."""
+        self.monitor.add.remote(counts)
+        count(self.stage, counts)
+
+    def end(self) -> None:
+        self.monitor.end.remote(self.batch)
+
+
+def _is_alive(node: str) -> bool:
+    import ray
+
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())

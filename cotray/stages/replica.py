@@ -1,0 +1,170 @@
+"""One replica of a stage: a model on one worker, which takes batches of rows and writes what it makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from cotray.data.shards import Shards
+from cotray.data.store import DeadLetter, fingerprint
+from cotray.errors import CotrayError, EngineDied, StageError
+from cotray.records import Record
+from cotray.stages.metrics import count
+from cotray.stages.monitor import BatchReport
+
+Process = Callable[..., Sequence[Any]]
+"""`process(records, on_finished=callback)` -> `Shards.num_per_record` records each, in order."""
+
+
+@dataclass(frozen=True)
+class PoolStage:
+    """From which records to which, made by what. `build` runs once per replica and returns a Process."""
+
+    shards: Shards
+    source_record: type[Record]
+    build: Callable[[], Process]
+    num_batches_at_once: int = 1
+    """Per replica; above 1, `process` is called from several threads."""
+    failed: Callable[[Any, str, int], Sequence[Any]] | None = None
+    """(record, error, attempts) -> what to write for a record that cannot be made; None = the job fails."""
+    dead_letter: Callable[[Any], DeadLetter] | None = None
+    """Of a target record with an error."""
+    max_dead: int | None = None
+    """The stage stops when more rows than this failed."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the replicas' processes."""
+
+
+class Replica:
+    """Ray Data's callable: a table of source rows in, the number of rows made and of dead ones out."""
+
+    def __init__(self, stage: PoolStage, monitor: Any, max_attempts: int) -> None:
+        import ray
+
+        self.stage, self.monitor, self.max_attempts = stage, monitor, max_attempts
+        self.name = uuid.uuid4().hex[:8]
+        self.node = ray.get_runtime_context().get_node_id()
+        self.problem: CotrayError | None = None
+        try:
+            self.process = stage.build()
+        except CotrayError as problem:
+            # Raised with the first batch: Ray starts an actor anew that fails here, which cannot help.
+            self.problem = problem
+            return
+        monitor.started.remote()
+        count(stage.shards.target, {"replica_starts": 1})
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        if self.problem is not None:
+            raise self.problem
+        records = [self.stage.source_record.from_row(row) for row in table.to_pylist()]
+        if not records:
+            return pa.table({"rows": [0], "dead": [0]})
+        shards: list[str] = table["shard"].to_pylist()
+        report = self._begin(records)
+        # A replica died over this batch too often for chance: one of its rows may be the cause.
+        is_suspect = report.deaths >= self.max_attempts - 1
+        made = self._alone(records, shards, report) if is_suspect else self._together(records, report)
+        num_each = self.stage.shards.num_per_record
+        assert len(made) == len(records) * num_each, (len(made), len(records))
+        if not is_suspect:
+            for shard in dict.fromkeys(shards):
+                rows = [row for i, row in enumerate(made) if shards[i // num_each] == shard]
+                self.stage.shards.write(shard, rows)
+        counts = counts_of(made) + Counter(retries=report.deaths)
+        report.add(counts)
+        report.end()
+        return pa.table({"rows": [len(made)], "dead": [counts["dead_letters"]]})
+
+    def _begin(self, records: Sequence[Any]) -> BatchReport:
+        keys = sorted(f"{record.kind}/{record.id}" for record in records)
+        ids = [record.id for record in records]
+        target = self.stage.shards.target
+        return BatchReport(target, self.monitor, fingerprint(keys), self.name, self.node, ids)
+
+    def _together(self, records: Sequence[Any], report: BatchReport) -> list[Any]:
+        try:
+            return self._try(records, report)
+        except Exception:
+            if self.stage.failed is None:
+                raise
+        # One bad row must not take its batch with it.
+        return [made for record in records for made in self._retry(record, 1, report)]
+
+    def _retry(self, record: Any, num_attempts: int, report: BatchReport) -> Sequence[Any]:
+        """A row that failed with its batch, tried alone until it has had `max_attempts` in all."""
+        problem = "failed together with its batch"
+        while num_attempts < self.max_attempts:
+            num_attempts += 1
+            report.add(Counter(retries=1))
+            try:
+                return self._try([record], report)
+            except Exception as error:
+                if self.stage.failed is None:
+                    raise
+                problem = f"{type(error).__name__}: {error}"
+        return self._give_up(record, problem, num_attempts, report)
+
+    def _alone(self, records: Sequence[Any], shards: Sequence[str], report: BatchReport) -> list[Any]:
+        """Row by row, each written at once, so that a row that kills its replica is found and given up."""
+        made: list[Any] = []
+        for record, shard in zip(records, shards, strict=True):
+            row = self._begin([record])
+            if row.deaths:
+                attempts = report.deaths
+                problem = f"the replica died each of {attempts} times that it was made"
+                rows = self._give_up(record, problem, attempts, report)
+            else:
+                rows = self._retry(record, self.max_attempts - 1, report)
+            self.stage.shards.write(shard, rows)
+            row.end()
+            made.extend(rows)
+        return made
+
+    def _give_up(self, record: Any, problem: str, attempts: int, report: BatchReport) -> Sequence[Any]:
+        if self.stage.failed is None:
+            raise StageError(f"{self.stage.shards.target}: {record.id}: {problem}")
+        rows = self.stage.failed(record, problem, attempts)
+        for _ in rows:
+            report.row()
+        return rows
+
+    def _try(self, records: Sequence[Any], report: BatchReport) -> list[Any]:
+        num_finished = 0
+
+        def on_finished(_: int) -> None:
+            nonlocal num_finished
+            num_finished += 1
+            report.row()
+
+        try:
+            return list(self.process(records, on_finished=on_finished))
+        except EngineDied as problem:
+            # A retry must not come back to this process: without it Ray starts another replica.
+            print(f"replica exits, its engine is gone: {problem}", file=sys.stderr, flush=True)
+            os._exit(1)
+        except Exception:
+            report.take_back(num_finished)
+            raise
+
+
+def counts_of(rows: Sequence[Any]) -> Counter[str]:
+    """For the progress line, the metrics and the manifest; causes that differ in numbers alone are one."""
+    counts = Counter(rows=len(rows))
+    for row in rows:
+        counts["tokens"] += getattr(row, "num_tokens", 0)
+        counts["pair_splits"] += getattr(row, "splits", 0)
+        if stop_reason := getattr(row, "stop_reason", ""):
+            counts[f"stop/{stop_reason}"] += 1
+        if error := getattr(row, "error", ""):
+            counts["dead_letters"] += 1
+            counts[f"cause/{re.sub(r'[0-9]+', 'N', error)[:200]}"] += 1
+    return counts
