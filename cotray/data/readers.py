@@ -22,7 +22,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cotray.config import DataConfig
-from cotray.data.store import filesystem, fingerprint
+from cotray.data.storage import filesystem, reason_of
+from cotray.data.store import fingerprint
 from cotray.errors import ConfigError, DataError
 
 HUB = "hf:"
@@ -55,7 +56,7 @@ def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
                 yield f"{name}:{number}", row
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{config.path}: {name} cannot be read ({_one_line(error)}); repair or remove the file"
+                f"{config.path}: {name} cannot be read ({reason_of(error)}); repair or remove the file"
             ) from None
 
 
@@ -88,7 +89,7 @@ def _locate(path: str) -> tuple[pafs.FileSystem, str, list[pafs.FileInfo]]:
             raise DataError(f"{path}: no such file or folder; {way_out}")
         found = [info] if info.is_file else fs.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be opened ({_one_line(error)}); {way_out}") from None
+        raise DataError(f"{path}: cannot be opened ({reason_of(error)}); {way_out}") from None
     files = [f for f in found if f.is_file and _suffix(f.path) in SUFFIXES and f.base_name[0] not in "._"]
     if not files:
         kinds = f"{', '.join(SUFFIXES)} or one of the first three with .gz"
@@ -104,10 +105,6 @@ def _relative(file: pafs.FileInfo, folder: str) -> str:
 
 def _suffix(path: str) -> str:
     return PurePosixPath(path.removesuffix(".gz")).suffix.lower()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _read_file(fs: pafs.FileSystem, path: str) -> Numbered:
@@ -232,6 +229,6 @@ def _read_hub(config: DataConfig) -> Iterator[tuple[str, Row]]:
     # Whatever the network, the hub or the data set's builder raises: there is no common base class.
     except Exception as error:
         raise DataError(
-            f"{config.path}: cannot be read ({_one_line(error)}); check the id, data.dataset_split="
+            f"{config.path}: cannot be read ({reason_of(error)}); check the id, data.dataset_split="
             f"{config.dataset_split} and the network, or download it and set data.path to the folder"
         ) from error
