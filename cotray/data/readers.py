@@ -22,13 +22,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cotray.config import DataConfig
-from cotray.data.storage import filesystem, reason_of
+from cotray.data.storage import filesystem, open_file, reason_of
 from cotray.data.store import fingerprint
 from cotray.errors import ConfigError, DataError
 
 HUB = "hf:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 NUM_HASHED_BYTES = 64 << 20
+BUFFER_BYTES = 1 << 20  # of an object on S3 that is read bit by bit, each a request
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,13 @@ def _suffix(path: str) -> str:
 
 def _read_file(fs: pafs.FileSystem, path: str) -> Numbered:
     if _suffix(path) == ".parquet":
-        with fs.open_input_file(path) as file:
+        with open_file(fs, path) as file:
             yield from _read_parquet(file)
         return
-    with io.BufferedReader(fs.open_input_stream(path, compression="detect")) as stream:
+    file = open_file(fs, path)
+    if path.endswith(".gz"):
+        file = pa.CompressedInputStream(file, "gzip")
+    with io.BufferedReader(file, BUFFER_BYTES) as stream:  # type: ignore[arg-type]
         match _suffix(path):
             case ".csv":
                 yield from _read_csv(stream)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cotray.errors import DataError
 CONNECT_TIMEOUT_S = 5
 REQUEST_TIMEOUT_S = 30
 NUM_RETRIES = 7
+MAX_WHOLE_BYTES = 64 << 20
 
 # What pyarrow's texts contain after "AWS Error", and what that means.
 _CAUSES = (
@@ -49,8 +51,8 @@ class S3(pafs.S3FileSystem):
     """S3 with timeouts and retries that also hold in the processes it is sent to.
 
     After a throttled request or a lost connection comes the next of 7 retries, the first at once and
-    each other after twice the time of the one before: 3.2 s in all. A file of up to 10 MB is one
-    request, a larger one a multipart upload; a bucket that does not exist is never created.
+    each other after twice the time of the one before: 3.2 s in all. A file is a multipart upload, which
+    is completed when every part has arrived; a bucket that does not exist is never created.
     """
 
     def __init__(self, endpoint_url: str, region: str | None) -> None:
@@ -65,7 +67,10 @@ class S3(pafs.S3FileSystem):
             request_timeout=REQUEST_TIMEOUT_S,
             # AWS's "standard" strategy waits up to 1, 2, 4, ... s: in that time it tries half as often.
             retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=NUM_RETRIES),
-            allow_delayed_open=True,
+            # Otherwise pyarrow (26) puts an empty object under the name of a large file that it could
+            # not write: a stream whose write failed is still closed, and closing it uploads.
+            allow_delayed_open=False,
+            background_writes=True,
             tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or None,
         )
 
@@ -95,6 +100,28 @@ def _s3() -> S3:
     region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
     # Servers of one's own rarely have a region, but a request cannot be signed without one.
     return S3(endpoint_url, region or ("us-east-1" if endpoint_url else None))
+
+
+def open_file(fs: pafs.FileSystem, path: str) -> pa.NativeFile:
+    """A file to read. From S3, one of up to 64 MiB is read in one request, and patiently."""
+    file = fs.open_input_file(path)
+    size = file.size() if isinstance(fs, S3) else 0
+    return pa.BufferReader(_read_whole(file, size)) if 0 < size <= MAX_WHOLE_BYTES else file
+
+
+def _read_whole(file: pa.NativeFile, size: int) -> bytes:
+    """pyarrow (26) retries a throttled read only where the server's answer, some XML, fits into the range.
+
+    It reads right into a buffer of the range's size, and fails if that is too small.
+    """
+    for attempt in range(NUM_RETRIES):
+        try:
+            return file.read_at(size, 0)
+        except OSError as error:
+            if "Failed to flush response stream" not in str(error):
+                raise
+            time.sleep(0.025 * 2**attempt)
+    return file.read_at(size, 0)
 
 
 def environment(config: StorageConfig) -> dict[str, str]:

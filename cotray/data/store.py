@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from cotray.data.storage import filesystem, storage_errors
+from cotray.data.storage import filesystem, open_file, storage_errors
 from cotray.errors import DataError, StageError
 from cotray.records import Record
 
@@ -110,8 +110,8 @@ class RunFolder:
     def read_bytes(self, name: str) -> bytes:
         with storage_errors(self.uri(name)):
             try:
-                with self.fs.open_input_stream(self._path(name)) as stream:
-                    return stream.read()
+                with open_file(self.fs, self._path(name)) as file:
+                    return file.read()
             except FileNotFoundError:
                 raise DataError(f"{self.uri(name)}: no such file") from None
 
@@ -126,7 +126,7 @@ class RunFolder:
         """All records of a stage's Parquet files, file by file in name order."""
         for path in self.parquet_files(stage):
             name = path.removeprefix(f"{self._base}/")
-            with storage_errors(self.uri(name)), self.fs.open_input_file(path) as file:
+            with storage_errors(self.uri(name)), open_file(self.fs, path) as file:
                 for batch in pq.ParquetFile(file).iter_batches():
                     for row in batch.to_pylist():
                         yield record.from_row(row)
