@@ -218,7 +218,7 @@ class StorageConfig(Config):
     """Where s3:// is; credentials come from where AWS's own tools find them, never from here."""
 
     endpoint_url: str = Field(default="", pattern=r"^(https?://.+)?$")
-    """Of a server other than AWS, such as http://minio:9000; empty: AWS_ENDPOINT_URL, else AWS."""
+    """Of a server other than AWS, such as http://localhost:9000; empty: AWS_ENDPOINT_URL, else AWS."""
     region: str = ""
     """Empty: AWS_REGION, else us-east-1 at an endpoint, else what AWS's configuration files say."""
 
