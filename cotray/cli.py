@@ -7,6 +7,7 @@ configuration or data. What a stage needs is imported after the arguments are un
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,9 @@ def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None
     arguments = parser.parse_intermixed_args(argv)
     try:
         config = load_config(arguments.config, arguments.overrides)
+        from cotray.data.storage import environment
+
+        os.environ.update(environment(config.storage))
         print(_call(verb)(config, arguments.overwrite))
     except KeyboardInterrupt:
         print("cotray: interrupted; the same command goes on from here", file=sys.stderr)

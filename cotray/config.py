@@ -244,6 +244,15 @@ class RayConfig(Config):
     """Object store of a local cluster."""
 
 
+class StorageConfig(Config):
+    """Where s3:// is; credentials come from where AWS's own tools find them, never from here."""
+
+    endpoint_url: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Of a server other than AWS, such as http://localhost:9000; empty: AWS_ENDPOINT_URL, else AWS."""
+    region: str = ""
+    """Empty: AWS_REGION, else us-east-1 at an endpoint, else what AWS's configuration files say."""
+
+
 class RunConfig(Config):
     """The resolved configuration; `config.yaml` in the run folder is a copy of it."""
 
@@ -262,6 +271,7 @@ class RunConfig(Config):
     simulator: SimulatorConfig = SimulatorConfig()
     scoring: ScoringConfig = ScoringConfig()
     ray: RayConfig = RayConfig()
+    storage: StorageConfig = StorageConfig()
 
     @property
     def decoding_method(self) -> str:

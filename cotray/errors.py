@@ -16,6 +16,10 @@ class DataError(CotrayError, ValueError):
     """Missing, unreadable or unusable input data. Exit code 2."""
 
 
+class StorageBusy(DataError):
+    """The storage could not be reached, or was overloaded or failing, for longer than a request's retries."""
+
+
 class StageError(CotrayError, RuntimeError):
     """A stage ran and failed, or its output does not belong to this configuration. Exit code 1."""
 

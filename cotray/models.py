@@ -257,5 +257,8 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
 def _download(uri: str, target: Path) -> None:
     import pyarrow.fs as fs
 
-    filesystem, path = fs.FileSystem.from_uri(uri)
-    fs.copy_files(path, str(target), source_filesystem=filesystem)
+    from cotray.data.storage import filesystem, storage_errors
+
+    source, path = filesystem(uri.rstrip("/"))
+    with storage_errors(uri):
+        fs.copy_files(path, str(target), source_filesystem=source)

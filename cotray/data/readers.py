@@ -22,12 +22,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cotray.config import DataConfig
-from cotray.data.store import filesystem, fingerprint
+from cotray.data.storage import filesystem, open_file, reason_of
+from cotray.data.store import fingerprint
 from cotray.errors import ConfigError, DataError
 
 HUB = "hf:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 NUM_HASHED_BYTES = 64 << 20
+BUFFER_BYTES = 1 << 20  # of an object on S3 that is read bit by bit, each a request
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
                 yield f"{name}:{number}", row
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{config.path}: {name} cannot be read ({_one_line(error)}); repair or remove the file"
+                f"{config.path}: {name} cannot be read ({reason_of(error)}); repair or remove the file"
             ) from None
 
 
@@ -88,7 +90,7 @@ def _locate(path: str) -> tuple[pafs.FileSystem, str, list[pafs.FileInfo]]:
             raise DataError(f"{path}: no such file or folder; {way_out}")
         found = [info] if info.is_file else fs.get_file_info(pafs.FileSelector(base, recursive=True))
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be opened ({_one_line(error)}); {way_out}") from None
+        raise DataError(f"{path}: cannot be opened ({reason_of(error)}); {way_out}") from None
     files = [f for f in found if f.is_file and _suffix(f.path) in SUFFIXES and f.base_name[0] not in "._"]
     if not files:
         kinds = f"{', '.join(SUFFIXES)} or one of the first three with .gz"
@@ -106,16 +108,15 @@ def _suffix(path: str) -> str:
     return PurePosixPath(path.removesuffix(".gz")).suffix.lower()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _read_file(fs: pafs.FileSystem, path: str) -> Numbered:
     if _suffix(path) == ".parquet":
-        with fs.open_input_file(path) as file:
+        with open_file(fs, path) as file:
             yield from _read_parquet(file)
         return
-    with io.BufferedReader(fs.open_input_stream(path, compression="detect")) as stream:
+    file = open_file(fs, path)
+    if path.endswith(".gz"):
+        file = pa.CompressedInputStream(file, "gzip")
+    with io.BufferedReader(file, BUFFER_BYTES) as stream:  # type: ignore[arg-type]
         match _suffix(path):
             case ".csv":
                 yield from _read_csv(stream)
@@ -232,6 +233,6 @@ def _read_hub(config: DataConfig) -> Iterator[tuple[str, Row]]:
     # Whatever the network, the hub or the data set's builder raises: there is no common base class.
     except Exception as error:
         raise DataError(
-            f"{config.path}: cannot be read ({_one_line(error)}); check the id, data.dataset_split="
+            f"{config.path}: cannot be read ({reason_of(error)}); check the id, data.dataset_split="
             f"{config.dataset_split} and the network, or download it and set data.path to the folder"
         ) from error

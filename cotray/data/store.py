@@ -11,13 +11,13 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from cotray.data.storage import filesystem, open_file, storage_errors
 from cotray.errors import DataError, StageError
 from cotray.records import Record
 
@@ -64,17 +64,6 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path inside it."""
-    if "://" in path:
-        try:
-            return pafs.FileSystem.from_uri(path)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{path}: cannot be opened ({reason}); check the URI and credentials") from None
-    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-
-
 def schema_of(record: type[Record]) -> pa.Schema:
     """The Arrow schema of a record, from its annotations; empty tables have it too."""
     hints = get_type_hints(record)
@@ -100,26 +89,31 @@ class RunFolder:
         return f"{self.root}/{name}"
 
     def exists(self, name: str) -> bool:
-        return self.fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound
+        with storage_errors(self.uri(name)):
+            return self.fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """All of it or nothing: by rename on a local disk, by one completed upload elsewhere."""
         path = self._path(name)
-        self.fs.create_dir(path.rpartition("/")[0], recursive=True)
+        target = path
         is_local = isinstance(self.fs, pafs.LocalFileSystem)
-        folder, _, leaf = path.rpartition("/")
-        target = f"{folder}/.{leaf}.{uuid.uuid4().hex}" if is_local else path
-        with self.fs.open_output_stream(target) as stream:
-            stream.write(data)
-        if is_local:
-            self.fs.move(target, path)
+        with storage_errors(self.uri(name)):
+            if is_local:  # elsewhere there are no folders, only names with slashes in them
+                folder, _, leaf = path.rpartition("/")
+                self.fs.create_dir(folder, recursive=True)
+                target = f"{folder}/.{leaf}.{uuid.uuid4().hex}"
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(data)
+            if is_local:
+                self.fs.move(target, path)
 
     def read_bytes(self, name: str) -> bytes:
-        try:
-            with self.fs.open_input_stream(self._path(name)) as stream:
-                return stream.read()
-        except FileNotFoundError:
-            raise DataError(f"{self.uri(name)}: no such file") from None
+        with storage_errors(self.uri(name)):
+            try:
+                with open_file(self.fs, self._path(name)) as file:
+                    return file.read()
+            except FileNotFoundError:
+                raise DataError(f"{self.uri(name)}: no such file") from None
 
     def write_records(self, name: str, records: Sequence[R], record: type[R]) -> None:
         """Write one Parquet file."""
@@ -133,20 +127,21 @@ class RunFolder:
 
     def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
         """One Parquet file, or those of `columns` that it has."""
-        with self.fs.open_input_file(self._path(name)) as stream:
+        with storage_errors(self.uri(name)), open_file(self.fs, self._path(name)) as stream:
             file = pq.ParquetFile(stream)
             has = file.schema_arrow.names
             return file.read(columns=[c for c in columns if c in has] if columns else None)
 
     def num_rows(self, name: str) -> int:
         """Rows of one Parquet file, from its footer."""
-        with self.fs.open_input_file(self._path(name)) as stream:
+        with storage_errors(self.uri(name)), self.fs.open_input_file(self._path(name)) as stream:
             return pq.ParquetFile(stream).metadata.num_rows
 
     def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
         """All records of a stage's Parquet files, file by file in name order."""
         for path in self.parquet_files(stage):
-            with self.fs.open_input_file(path) as file:
+            name = path.removeprefix(f"{self._base}/")
+            with storage_errors(self.uri(name)), open_file(self.fs, path) as file:
                 for batch in pq.ParquetFile(file).iter_batches():
                     for row in batch.to_pylist():
                         yield record.from_row(row)
@@ -154,14 +149,17 @@ class RunFolder:
     def parquet_files(self, stage: str, *, recursive: bool = False) -> list[str]:
         """Paths, for this folder's filesystem, of the stage's finished Parquet files."""
         selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=recursive)
-        infos = self.fs.get_file_info(selector)
+        with storage_errors(self.uri(stage)):
+            infos = self.fs.get_file_info(selector)
         return sorted(
             i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
         )
 
     def delete(self, name: str) -> None:
+        """Delete a folder, if it is there."""
         if self.exists(name):
-            self.fs.delete_dir(self._path(name))
+            with storage_errors(self.uri(name)):
+                self.fs.delete_dir(self._path(name))
 
     def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl."""
@@ -175,7 +173,7 @@ class RunFolder:
         if letters:
             self.write_records(name, letters, DeadLetter)
         elif self.exists(name):
-            self.fs.delete_file(self._path(name))
+            self._delete_file(name)
 
     def manifest(self, stage: str) -> Manifest | None:
         if not self.exists(f"{stage}/manifest.json"):
@@ -228,8 +226,12 @@ class RunFolder:
         """Write the manifest, the last thing a stage does."""
         data = json.dumps(asdict(manifest), indent=1, sort_keys=True)
         self.write_bytes(f"{manifest.stage}/manifest.json", data.encode())
-        self.fs.delete_file(self._path(f"{manifest.stage}/started.json"))
+        self._delete_file(f"{manifest.stage}/started.json")
         return manifest
+
+    def _delete_file(self, name: str) -> None:
+        with storage_errors(self.uri(name)):
+            self.fs.delete_file(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"

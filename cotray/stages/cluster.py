@@ -7,12 +7,14 @@ import logging
 import os
 from collections.abc import Iterator
 
-from cotray.config import RayConfig
+from cotray.config import RayConfig, StorageConfig
+from cotray.data.storage import environment
 
 
 @contextlib.contextmanager
-def cluster(config: RayConfig) -> Iterator[None]:
-    """Ray is up inside; what was started here, and only that, is shut down after."""
+def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator[None]:
+    """Ray is up inside, and its workers know the storage; what was started here, and only that, is shut
+    down after."""
     # Read by Ray at import: no usage report, no half-minute of draining when a local cluster stops,
     # and no message per killed idle worker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -40,7 +42,13 @@ def cluster(config: RayConfig) -> Iterator[None]:
             log_to_driver=False,
         )
     else:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        variables = environment(storage) if storage else {}
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": variables} if variables else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
     try:
         yield
     finally:

@@ -134,7 +134,7 @@ def _finish(
                 "tokens": counts["tokens"],
                 "splits": counts["pair_splits"],
                 "stop_reasons": stops,
-                "causes": causes,
+                "causes": dict(causes),
                 "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
             },
         )

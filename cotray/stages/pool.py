@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from cotray.config import Pool, PoolConfig
 from cotray.data.shards import Shard
+from cotray.data.storage import patiently
 from cotray.errors import StageError
 from cotray.stages.progress import Watch, watch
 from cotray.stages.replica import PoolStage, Replica, counts_of
@@ -124,7 +125,7 @@ def _turns(pools: Sequence[Pool]) -> Callable[[], dict[str, Any]]:
 def _read(stage: PoolStage, snapshot: dict[str, Shard], names: pa.Table) -> Iterator[pa.Table]:
     """What is waiting of each shard named in column `item`."""
     for name in names["item"].to_pylist():
-        yield stage.shards.waiting(snapshot[name])
+        yield patiently(partial(stage.shards.waiting, snapshot[name]))
 
 
 def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
@@ -145,9 +146,9 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
 
 def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
     shards = stage.shards
-    table, num_missing = shards.seal(name)
+    table, num_missing = patiently(partial(shards.seal, name))
     rows = [shards.record.from_row(row) for row in table.to_pylist()]
     if stage.dead_letter is not None:
         letters = [stage.dead_letter(row) for row in rows if getattr(row, "error", "")]
-        shards.folder.write_dead_letters(shards.target, letters, shard=name)
+        patiently(partial(shards.folder.write_dead_letters, shards.target, letters, shard=name))
     return counts_of(rows) + Counter(missing=num_missing)

@@ -9,11 +9,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from cotray.data.shards import Shards
+from cotray.data.storage import patiently
 from cotray.data.store import DeadLetter, fingerprint
 from cotray.errors import CotrayError, EngineDied, StageError
 from cotray.records import Record
@@ -78,7 +80,7 @@ class Replica:
         if not is_suspect:
             for shard in dict.fromkeys(shards):
                 rows = [row for i, row in enumerate(made) if shards[i // num_each] == shard]
-                self.stage.shards.write(shard, rows)
+                patiently(partial(self.stage.shards.write, shard, rows))
         counts = counts_of(made) + Counter(retries=report.deaths)
         report.add(counts)
         report.end()
@@ -124,7 +126,7 @@ class Replica:
                 rows = self._give_up(record, problem, attempts, report)
             else:
                 rows = self._retry(record, self.max_attempts - 1, report)
-            self.stage.shards.write(shard, rows)
+            patiently(partial(self.stage.shards.write, shard, rows))
             row.end()
             made.extend(rows)
         return made

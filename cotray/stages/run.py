@@ -65,7 +65,7 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
 
     _write_config(config, if_missing=True)
     started = time.monotonic()
-    with cluster(config.ray):
+    with cluster(config.ray, config.storage):
         for position, method in enumerate(config.methods, start=1):
             one = config.for_method(method)
             _write_config(one, if_missing=True)
@@ -82,7 +82,7 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
 
 def _single(config: RunConfig, stage, overwrite: bool) -> str:
     _write_config(config, if_missing=True)
-    with cluster(config.ray):
+    with cluster(config.ray, config.storage):
         manifest: Manifest = stage(config, overwrite=overwrite)
     _write_config(config)
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""

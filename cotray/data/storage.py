@@ -1,0 +1,171 @@
+"""Where files are: a local disk, s3:// or any other of pyarrow's filesystems, and what it says when it fails.
+
+S3 is addressed by AWS's own variables and configuration files, as boto3 does it; `storage` in the
+configuration sets the variables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from cotray.config import StorageConfig
+from cotray.errors import DataError, StorageBusy
+
+T = TypeVar("T")
+CONNECT_TIMEOUT_S = 5
+REQUEST_TIMEOUT_S = 30
+NUM_RETRIES = 7
+MAX_WHOLE_BYTES = 64 << 20
+
+_UNREACHED = "no connection to the storage; check storage.endpoint_url (AWS_ENDPOINT_URL) and the network"
+_OVERLOADED = "the storage is overloaded or failing; the same command goes on from here later"
+_PASSING = (_UNREACHED, _OVERLOADED)
+# What pyarrow's texts contain after "AWS Error", and what that means.
+_CAUSES = (
+    (
+        r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|ExpiredToken|InvalidToken|status 40[13]",
+        "access denied; check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and what they may do there",
+    ),
+    ("NO_SUCH_BUCKET", "no such bucket; create it or correct the path"),
+    (
+        r"PermanentRedirect|AuthorizationHeaderMalformed|status 301",
+        "the bucket is in another region; set storage.region",
+    ),
+    ("NETWORK_CONNECTION", _UNREACHED),
+    (
+        r"SLOW_DOWN|SlowDown|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|status 50\d",
+        _OVERLOADED,
+    ),
+)
+
+
+class S3(pafs.S3FileSystem):
+    """S3 with timeouts and retries that also hold in the processes it is sent to.
+
+    After a throttled request or a lost connection comes the next of 7 retries, the first at once and
+    each other after twice the time of the one before: 3.2 s in all. A file is a multipart upload, which
+    is completed when every part has arrived; a bucket that does not exist is never created.
+    """
+
+    def __init__(self, endpoint_url: str, region: str | None) -> None:
+        self._arguments = endpoint_url, region
+        scheme, _, address = endpoint_url.rpartition("://")
+        super().__init__(
+            scheme=scheme or "https",
+            # Without one, AWS; with one, the bucket is in the path, as MinIO and the like need it.
+            endpoint_override=address.rstrip("/") or None,
+            region=region,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            request_timeout=REQUEST_TIMEOUT_S,
+            # AWS's "standard" strategy waits up to 1, 2, 4, ... s: in that time it tries half as often.
+            retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=NUM_RETRIES),
+            # Otherwise pyarrow (26) puts an empty object under the name of a large file that it could
+            # not write: a stream whose write failed is still closed, and closing it uploads.
+            allow_delayed_open=False,
+            background_writes=True,
+            tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or None,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pyarrow's forgets the retry strategy. Credentials are looked up anew where it arrives.
+        return S3, self._arguments
+
+
+def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path inside it; no request is made yet."""
+    if path.startswith("s3://"):
+        # Not from_uri, which asks AWS for the region of the bucket.
+        return _s3(), path.removeprefix("s3://")
+    if "://" in path:
+        try:
+            return pafs.FileSystem.from_uri(path)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be opened ({reason_of(error)}); check the URI and credentials"
+            ) from None
+    return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+
+
+def _s3() -> S3:
+    environ = os.environ.get
+    endpoint_url = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL") or ""
+    region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
+    # Servers of one's own rarely have a region, but a request cannot be signed without one.
+    return S3(endpoint_url, region or ("us-east-1" if endpoint_url else None))
+
+
+def open_file(fs: pafs.FileSystem, path: str) -> pa.NativeFile:
+    """A file to read. From S3, one of up to 64 MiB is read in one request, and patiently."""
+    file = fs.open_input_file(path)
+    size = file.size() if isinstance(fs, S3) else 0
+    return pa.BufferReader(_read_whole(file, size)) if 0 < size <= MAX_WHOLE_BYTES else file
+
+
+def _read_whole(file: pa.NativeFile, size: int) -> bytes:
+    """pyarrow (26) retries a throttled read only where the server's answer, some XML, fits into the range.
+
+    It reads right into a buffer of the range's size, and fails if that is too small.
+    """
+    for attempt in range(NUM_RETRIES):
+        try:
+            return file.read_at(size, 0)
+        except OSError as error:
+            if "Failed to flush response stream" not in str(error):
+                raise
+            time.sleep(0.025 * 2**attempt)
+    return file.read_at(size, 0)
+
+
+def environment(config: StorageConfig) -> dict[str, str]:
+    """The variables by which pyarrow, boto3 and what is built on them agree on the storage."""
+    variables = {
+        "AWS_ENDPOINT_URL": config.endpoint_url,
+        "AWS_ENDPOINT_URL_S3": config.endpoint_url,
+        "AWS_REGION": config.region,
+        "AWS_DEFAULT_REGION": config.region,
+    }
+    return {name: value for name, value in variables.items() if value}
+
+
+@contextlib.contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """What pyarrow raises inside becomes a one-line DataError about `uri`."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = reason_of(error)
+        raise (StorageBusy if reason in _PASSING else DataError)(f"{uri}: {reason}") from None
+
+
+def patiently(work: Callable[[], T], waits_s: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)) -> T:
+    """Call `work` again after each wait while the storage is busy: work of hours can wait for minutes."""
+    for wait_s in waits_s:
+        with contextlib.suppress(StorageBusy):
+            return work()
+        time.sleep(wait_s)
+    return work()
+
+
+def reason_of(error: Exception) -> str:
+    """The cause in plain words and the way out, where both are known; else the error's text in one line."""
+    text = " ".join(str(error).split())
+    _, is_aws, aws = text.partition("AWS Error ")
+    if is_aws:
+        known = (reason for pattern, reason in _CAUSES if re.search(pattern, aws))
+        return next(known, f"AWS says {aws[:200]}")
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    if isinstance(error, OSError) and error.errno:
+        return f"{os.strerror(error.errno).lower()}; check the path, its permissions and the disk"
+    if isinstance(error, pa.ArrowInvalid):
+        return f"damaged ({text[:200]}); delete it and make it again"
+    return text[:200]
