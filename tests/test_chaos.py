@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ def nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    settings = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
@@ -92,9 +99,9 @@ OPTIONS = [
 
 
 @contextlib.contextmanager
-def driver(cluster: Any, run_dir: str, log: Path) -> Iterator[subprocess.Popen]:
+def driver(cluster: Any, run_dir: str, log: Path, *options: str) -> Iterator[subprocess.Popen]:
     """`python -m jobs.generate` in a process of its own."""
-    command = [sys.executable, "-m", "jobs.generate", "-c", "jobs/configs/smoke.yaml", *OPTIONS]
+    command = [sys.executable, "-m", "jobs.generate", "-c", "jobs/configs/smoke.yaml", *OPTIONS, *options]
     with log.open("a") as output:
         process = subprocess.Popen(
             [*command, f"run_dir={run_dir}"],
@@ -110,14 +117,18 @@ def driver(cluster: Any, run_dir: str, log: Path) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-def until(condition: Callable[[], Any], process: subprocess.Popen, log: Path) -> Any:
+def until(condition: Callable[[], Any], process: subprocess.Popen, log: Path) -> None:
     """Wait for the condition while the driver runs."""
+    wait_for(lambda: condition() or process.poll() is not None)
+    assert process.poll() is None, log.read_text()[-3000:]
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
     for _ in range(3000):
-        if value := condition():
-            return value
-        assert process.poll() is None, log.read_text()[-3000:]
+        if condition():
+            return
         time.sleep(0.1)
-    raise AssertionError(log.read_text()[-3000:])
+    raise AssertionError("nothing happened for five minutes")
 
 
 def replicas(cluster: Any) -> list[int]:
@@ -144,9 +155,9 @@ def num_batches(folder: RunFolder) -> int:
     return sum("/.batches-" in path for path in folder.parquet_files("rationales", recursive=True))
 
 
-def disturb_and_finish(cluster: Any, folder: RunFolder, log: Path) -> None:
+def disturb_and_finish(cluster: Any, folder: RunFolder, log: Path, *options: str) -> None:
     """Two replicas, a node, and the driver die; then the same command again."""
-    with driver(cluster, folder.root, log) as first:
+    with driver(cluster, folder.root, log, *options) as first:
         until(lambda: num_batches(folder) > 10, first, log)
         kill_replicas(cluster, 2, first, log)
         until(lambda: num_batches(folder) > 30, first, log)
@@ -157,7 +168,7 @@ def disturb_and_finish(cluster: Any, folder: RunFolder, log: Path) -> None:
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert not (folder.manifest("rationales"))
-    with driver(cluster, folder.root, log) as second:
+    with driver(cluster, folder.root, log, *options) as second:
         until(lambda: num_batches(folder) > 100, second, log)
         kill_replicas(cluster, 1, second, log)
         assert second.wait(300) == 0, log.read_text()[-3000:]
@@ -197,3 +208,63 @@ def test_killed_replicas_nodes_and_driver_change_no_row(
     check(folder, undisturbed)
     last = folder.require("rationales", "generate").metrics["last_run"]
     assert 0 < last["made"] < NUM_REQUESTS and last["retries"] >= 1, last
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch, nodes: Any) -> Iterator[str]:
+    """The URL of a server in a process of its own, which throttles 5 % and resets 2 % of the uploads."""
+    import boto3
+
+    command = [sys.executable, "-m", "tests.s3_server", "--throttle-share", "0.05", "--reset-share", "0.02"]
+    server = subprocess.Popen([*command, "--seed", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="chaos")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_the_same_with_the_output_on_s3(
+    nodes: Any, undisturbed: list[Rationale], s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = RunFolder("s3://chaos/run")
+    write_requests(folder)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")  # the command has it from its configuration alone
+    disturb_and_finish(nodes, folder, tmp_path / "log", f"storage.endpoint_url={s3}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    check(folder, undisturbed)
+
+
+def test_work_bound_to_a_node_that_never_comes_back_is_given_to_other_replicas(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two zones with a replica each, and the only node of one zone goes for good."""
+    import ray
+
+    from cotray.stages import progress
+    from cotray.stages.cluster import cluster
+    from cotray.stages.generate import generate
+
+    monkeypatch.setattr(progress, "STUCK_S", 3)
+    folder = RunFolder(str(tmp_path / "run"))
+    write_requests(folder)
+    one_each = config().model_copy(update={"run_dir": folder.root})
+    zones = {zone: nodes.add_node(num_cpus=1, labels={"zone": zone}) for zone in "ab"}
+    pools = [{"label_selector": {"zone": zone}} for zone in zones]
+    teacher = {"pools": pools, "batch_size": 128}
+    teacher = type(one_each.teacher).model_validate(one_each.teacher.model_dump() | teacher)
+    ray.init(address=nodes.address, log_to_driver=False)
+    try:
+        with cluster(one_each.ray), ThreadPoolExecutor(1) as executor:
+            job = executor.submit(generate, one_each.model_copy(update={"teacher": teacher}))
+            wait_for(lambda: num_batches(folder) > 0 or job.done())
+            nodes.remove_node(zones["b"], allow_graceful=False)
+            assert job.result(120).num_out == NUM_REQUESTS
+    finally:
+        ray.shutdown()
+        nodes.remove_node(zones["a"])
+    assert [row.id for row in rows_of(folder)] == [f"q{i:05d}" for i in range(NUM_REQUESTS)]

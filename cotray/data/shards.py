@@ -87,15 +87,22 @@ class Shards:
         tables = (self.folder.read_table(f"{self.source}/{name}", columns) for name in names)
         return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
 
+    def source_sizes(self) -> dict[str, int]:
+        """Rows of each shard of the source, wanted or not, from the files' footers."""
+        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
+        with ThreadPoolExecutor(8) as threads:
+            sizes = threads.map(lambda name: self.folder.num_rows(f"{self.source}/{name}"), names)
+            return {name.removesuffix(".parquet"): size for name, size in zip(names, sizes, strict=True)}
+
     def waiting(self, shard: Shard) -> pa.Table:
-        """The wanted rows that no file of the snapshot has, with their shard's name as a column."""
+        """The wanted rows that no file of the snapshot has."""
         table = self._wanted(shard.name)
         for name in shard.finished:
             there = self.folder.read_table(f"{self.target}/{name}", ["kind", "id", "error"])
             good = there.filter(pc.invert(_has_failed(there)))  # type: ignore[attr-defined]
             is_done = pc.is_in(_keys(table), _keys(good))  # type: ignore[attr-defined]
             table = table.filter(pc.invert(is_done))  # type: ignore[attr-defined]
-        return table.append_column("shard", pa.array([shard.name] * table.num_rows, pa.string()))
+        return table
 
     def batch_file(self, shard: str, rows: Sequence[Any]) -> str:
         """Where rows made together go; the same rows go to the same file."""

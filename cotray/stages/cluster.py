@@ -21,6 +21,9 @@ def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Replicas that wait for a node ask for it; Ray Data would ask too, and hold nodes until a stage ends.
+    for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "1000000")
     import ray
     import ray.data
 

@@ -26,6 +26,8 @@ class Guard(ExecutionCallback):
         infos = [pool.get_actor_info() for pool in pools]
         running = sum(info.running for info in infos)
         _watch.replicas = (running, sum(info.pending + info.restarting for info in infos))
+        busy = running - sum(info.idle for info in infos)
+        _watch.is_waiting = busy == 0 and any(info.restarting and info.tasks_in_flight for info in infos)
         if _watch.failure is not None:
             raise _watch.failure
 
@@ -34,5 +36,6 @@ def guard(context: Any, watch: Watch) -> None:
     """Let a pipeline of this Ray Data context be seen by `watch`, and end when its `failure` is set."""
     global _watch
     _watch = watch
+    watch.failure = None
     context.execution_no_progress_timeout_s = -1  # the watch counts rows, Ray Data's own guard blocks
     context.custom_execution_callback_classes = [Guard]

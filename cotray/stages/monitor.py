@@ -37,6 +37,8 @@ class Snapshot:
     rows: int
     counts: Counter[str]
     replica_starts: int
+    load_s: float
+    """The longest a model took to load."""
     under_way: list[str]
 
 
@@ -48,12 +50,17 @@ class Monitor:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     replica_starts: int = 0
+    load_s: float = 0.0
+    finished: set[str] = field(default_factory=set)
 
-    def started(self) -> None:
+    def started(self, load_s: float) -> None:
         self.replica_starts += 1
+        self.load_s = max(self.load_s, load_s)
 
-    def begin(self, batch: str, replica: str, node: str, ids: Sequence[str]) -> int:
-        """How often a replica died over this batch, while the node it was on lived on."""
+    def begin(self, batch: str, replica: str, node: str, ids: Sequence[str]) -> int | None:
+        """How often a replica died over this batch, while the node it was on lived on; None if it is done."""
+        if batch in self.finished:
+            return None
         earlier = self.attempts.get(batch)
         if earlier and earlier.replica != replica and _is_alive(earlier.node):
             self.deaths[batch] += 1
@@ -66,6 +73,11 @@ class Monitor:
             self.attempts[batch].rows = rows
 
     def end(self, batch: str) -> None:
+        """It is written: if Ray asks for it again, because a result was lost, there is nothing to do."""
+        self.attempts.pop(batch, None)
+        self.finished.add(batch)
+
+    def drop(self, batch: str) -> None:
         self.attempts.pop(batch, None)
 
     def add(self, counts: dict[str, int]) -> None:
@@ -78,7 +90,7 @@ class Monitor:
             for a in self.attempts.values()
         ]
         rows = self.counts["rows"] + sum(a.rows for a in self.attempts.values())
-        return Snapshot(rows, self.counts.copy(), self.replica_starts, sorted(under_way))
+        return Snapshot(rows, self.counts.copy(), self.replica_starts, self.load_s, sorted(under_way))
 
 
 def start_monitor() -> Any:
@@ -100,7 +112,9 @@ class BatchReport:
 
         self.stage, self.monitor, self.batch = stage, monitor, batch
         self.rows, self.sent_at = 0, time.monotonic()
-        self.deaths: int = ray.get(monitor.begin.remote(batch, replica, node, ids))
+        deaths: int | None = ray.get(monitor.begin.remote(batch, replica, node, ids))
+        self.is_finished = deaths is None
+        self.deaths = deaths or 0
 
     def row(self) -> None:
         self.rows += 1
@@ -117,8 +131,13 @@ class BatchReport:
         self.monitor.add.remote(counts)
         count(self.stage, counts)
 
-    def end(self) -> None:
+    def end(self, counts: Counter[str]) -> None:
         self.monitor.end.remote(self.batch)
+        self.add(counts)
+
+    def drop(self) -> None:
+        """No batch after all, but a row of one."""
+        self.monitor.drop.remote(self.batch)
 
 
 def _is_alive(node: str) -> bool:

@@ -1,10 +1,10 @@
 """Records of one stage -> records of the next, through pools of replicas on Ray Data.
 
-Rows are read, made and written by Ray's workers; the driver sees file names and counts. Ray Data's own row
-checkpointing (CheckpointConfig) is not used: it skips rows by one id column without regard to the
-configuration they were made under, loads every finished id into each of its filter actors, works for read
--> write pipelines alone, and leaves order, number and double rows of the output's files as the crashes made
-them. Shards (cotray/data/shards.py) keep those promises instead.
+Replicas read, make and write rows; the driver hands out shares of shards, and sees file names and counts.
+Ray Data's own row checkpointing (CheckpointConfig) is not used: it skips rows by one id column without
+regard to the configuration they were made under, loads every finished id into each of its filter actors,
+works for read -> write pipelines alone, and leaves order, number and double rows of the output's files as
+the crashes made them. Shards (cotray/data/shards.py) keep those promises instead.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-
-import pyarrow as pa
 
 from cotray.config import Pool, PoolConfig
 from cotray.data.shards import Shard
 from cotray.data.storage import patiently
 from cotray.errors import StageError
-from cotray.stages.progress import Watch, watch
+from cotray.stages.progress import Stuck, Watch, watch
 from cotray.stages.replica import PoolStage, Replica, counts_of
 
-READERS = 4
-"""Shards read or sealed at a time; that work takes no CPU of Ray's, so replicas cannot starve it."""
+SEALERS = 4
+"""Shards sealed at a time; that work takes none of Ray's CPUs, so it can always be placed."""
+MAX_UNITS = 4096
+"""Of work that Ray Data hands out; more rows make larger units, so that the driver's memory stays flat."""
 INIT_DEATHS = 5
 """Replicas in a row that may die while they start, of lost nodes or lack of memory."""
 
@@ -37,76 +37,85 @@ def run_pool(
     """Process every wanted row that is not written yet, of `total` in all, and seal the shards.
 
     Returns the counts of all rows there are (see `counts_of`) and, of this run, seconds, replica_starts,
-    retries and the number of rows made. Raises StageError on a stall, and if rows are
-    missing at the end although the stage was not stopped by `max_dead`.
+    retries and the number of rows made. Raises StageError on a stall, and if rows are missing at the end
+    although the stage was not stopped by `max_dead`.
     """
-    snapshot = stage.shards.snapshot()
-    total *= stage.shards.num_per_record
-    done = min(total, stage.shards.num_finished(snapshot))
-    with watch(label, stage.shards, total=total, done=done, stall_timeout_s=config.stall_timeout_s) as line:
-        is_stopped = done < total and not _stream(stage, snapshot, config, batch_size, total, line)
+    shards = stage.shards
+    total *= shards.num_per_record
+    snapshot = shards.snapshot()
+    done = min(total, shards.num_finished(snapshot))
+    with watch(label, shards, total=total, done=done, stall_timeout_s=config.stall_timeout_s) as line:
+        if done < total:
+            _stream(stage, snapshot, config, batch_size, line)
+        while line.is_stuck:
+            line.is_stuck = False
+            _stream(stage, shards.snapshot(), config, batch_size, line)
         counts = _seal(stage, [shard.name for shard in snapshot])
+    is_stopped = stage.max_dead is not None and counts["dead_letters"] > stage.max_dead
     if counts["missing"] and not is_stopped:
         raise StageError(
-            f"{stage.shards.folder.uri(stage.shards.target)}: {counts['missing']} rows were not written; "
+            f"{shards.folder.uri(shards.target)}: {counts['missing']} rows were not written; "
             "the same command makes them"
         )
     if not counts["missing"]:
-        stage.shards.close()
+        shards.close()
     return counts + line.counts
 
 
 def _stream(
-    stage: PoolStage, snapshot: Sequence[Shard], config: PoolConfig, batch_size: int, total: int, line: Watch
-) -> bool:
-    """Whether every row was made; False if so many failed that the stage gave up."""
+    stage: PoolStage, snapshot: Sequence[Shard], config: PoolConfig, batch_size: int, line: Watch
+) -> None:
+    """Make every waiting row, unless so many fail that the stage gives up."""
     import ray.data
 
     from cotray.stages.guard import guard
 
     # Few rows are shared evenly.
-    batch_size = max(1, min(batch_size, math.ceil(total / config.max_replicas)))
-    concurrency = stage.num_batches_at_once
-    dataset = (
-        ray.data.from_items([shard.name for shard in snapshot], override_num_blocks=len(snapshot))
-        .map_batches(
-            partial(_read, stage, {shard.name: shard for shard in snapshot}),
-            batch_format="pyarrow",
-            batch_size=1,
-            num_cpus=0,
-            compute=ray.data.TaskPoolStrategy(size=min(READERS, len(snapshot))),
-        )
-        .repartition(target_num_rows_per_block=batch_size)
-        .map_batches(
-            Replica,
-            fn_constructor_args=(stage, line.monitor, config.max_attempts),
-            batch_format="pyarrow",
-            batch_size=batch_size,
-            compute=_strategy(config, concurrency),
-            ray_remote_args_fn=_turns(config.pools) if config.pools else None,
-            runtime_env={"env_vars": stage.environment} if stage.environment else None,
-            **_arguments(config.all_pools[0]),
-        )
+    batch_size = max(1, min(batch_size, math.ceil(line.total / config.max_replicas)))
+    units = _units(stage.shards.source_sizes(), batch_size)
+    # One call reads or writes while `num_batches_at_once` others are with the model.
+    concurrency = stage.num_batches_at_once + 1
+    num_replicas = max(1, min(config.max_replicas, len(units)))
+    dataset = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
+        Replica,
+        fn_constructor_args=(stage, tuple(snapshot), batch_size, line.monitor, config.max_attempts),
+        batch_format="pyarrow",
+        batch_size=1,
+        # All replicas are asked for at once, and the first begins alone: Ray Data's own growth, from GPUs
+        # that are there to twice as many, took 53 s to three nodes where this took 25.
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(sum(pool.replicas.min for pool in config.all_pools), num_replicas),
+            initial_size=num_replicas,
+            max_size=num_replicas,
+            max_concurrent_calls_per_actor=concurrency,
+            max_tasks_in_flight_per_actor=concurrency,
+            enable_true_multi_threading=True,
+        ),
+        ray_remote_args_fn=_turns(config.pools) if config.pools else None,
+        runtime_env={"env_vars": stage.environment} if stage.environment else None,
+        **_arguments(config.all_pools[0]),
     )
     guard(dataset.context, line)
     dataset.context.max_consecutive_actor_init_deaths = INIT_DEATHS
     num_dead = 0
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        num_dead += sum(table["dead"].to_pylist())  # pyright: ignore[reportAttributeAccessIssue]
-        if stage.max_dead is not None and num_dead > stage.max_dead:
-            return False
-    return True
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            num_dead += sum(table["dead"].to_pylist())  # pyright: ignore[reportAttributeAccessIssue]
+            if stage.max_dead is not None and num_dead > stage.max_dead:
+                return
+    except Stuck:
+        line.is_stuck = True
 
 
-def _strategy(config: PoolConfig, concurrency: int) -> Any:
-    import ray.data
-
-    return ray.data.ActorPoolStrategy(
-        min_size=sum(pool.replicas.min for pool in config.all_pools),
-        max_size=config.max_replicas,
-        max_concurrent_calls_per_actor=concurrency,
-        enable_true_multi_threading=concurrency > 1,
-    )
+def _units(sizes: dict[str, int], batch_size: int) -> list[dict[str, Any]]:
+    """Shares of shards: batches `first` up to `last` of what is waiting in a shard of `sizes` rows."""
+    num_batches = {shard: math.ceil(size / batch_size) for shard, size in sizes.items()}
+    step = max(1, math.ceil(sum(num_batches.values()) / MAX_UNITS))
+    return [
+        {"shard": shard, "first": first, "last": min(first + step, count)}
+        for shard, count in num_batches.items()
+        for first in range(0, count, step)
+    ]
 
 
 def _arguments(pool: Pool) -> dict[str, Any]:
@@ -122,12 +131,6 @@ def _turns(pools: Sequence[Pool]) -> Callable[[], dict[str, Any]]:
     return lambda: _arguments(next(turns))
 
 
-def _read(stage: PoolStage, snapshot: dict[str, Shard], names: pa.Table) -> Iterator[pa.Table]:
-    """What is waiting of each shard named in column `item`."""
-    for name in names["item"].to_pylist():
-        yield patiently(partial(stage.shards.waiting, snapshot[name]))
-
-
 def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
     """Seal every shard on the cluster and add up its counts."""
     import ray
@@ -136,7 +139,7 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
     stage_ref = ray.put(stage)
     counts, running, names_left = Counter[str](), [], iter(names)
     while True:
-        for name in itertools.islice(names_left, READERS - len(running)):
+        for name in itertools.islice(names_left, SEALERS - len(running)):
             running.append(task.remote(stage_ref, name))
         if not running:
             return counts

@@ -24,6 +24,13 @@ LINE_S = 10
 """Between two lines in a log; on a terminal the line follows every poll."""
 METRICS_S = 60
 """Between two rows of metrics.jsonl."""
+STUCK_S = 60
+"""Nothing finishes and all work is with replicas that are being restarted: for so long, or twice as long as
+a model takes to load, before their work is given to new replicas."""
+
+
+class Stuck(Exception):
+    """Work is bound to replicas whose node does not come back: Ray Data gives it to no other."""
 
 
 class Watch:
@@ -35,7 +42,10 @@ class Watch:
         self.monitor = start_monitor()
         self.replicas: tuple[int, int] = (0, 0)
         """Running, and starting or waiting for a node."""
-        self.failure: StageError | None = None
+        self.is_waiting = False
+        """All that is left to do is with replicas that Ray is restarting."""
+        self.failure: StageError | Stuck | None = None
+        self.is_stuck = False
         self.snapshot: Snapshot | None = None
         self.started = self.moved = self.drawn = self.noted = time.monotonic()
         self.state: Any = None
@@ -55,6 +65,8 @@ class Watch:
             self.state, self.moved = state, now
         elif now - self.moved > self.stall_timeout_s and not is_last:
             self.failure = StageError(self._stall())
+        elif self.is_waiting and now - self.moved > max(STUCK_S, 2 * snapshot.load_s):
+            self.failure = Stuck()
         if is_last or sys.stderr.isatty() or now - self.drawn > LINE_S:
             self.drawn = now
             self._draw(snapshot)

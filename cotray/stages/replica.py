@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pyarrow as pa
 
-from cotray.data.shards import Shards
+from cotray.data.shards import Shard, Shards
 from cotray.data.storage import patiently
 from cotray.data.store import DeadLetter, fingerprint
 from cotray.errors import CotrayError, EngineDied, StageError
@@ -46,45 +48,67 @@ class PoolStage:
 
 
 class Replica:
-    """Ray Data's callable: a table of source rows in, the number of rows made and of dead ones out."""
+    """Ray Data's callable: a share of a shard in, the number of rows made and of dead ones out."""
 
-    def __init__(self, stage: PoolStage, monitor: Any, max_attempts: int) -> None:
+    def __init__(
+        self,
+        stage: PoolStage,
+        snapshot: Sequence[Shard],
+        batch_size: int,
+        monitor: Any,
+        max_attempts: int,
+    ) -> None:
         import ray
 
-        self.stage, self.monitor, self.max_attempts = stage, monitor, max_attempts
+        self.stage, self.batch_size, self.max_attempts = stage, batch_size, max_attempts
+        self.monitor = monitor
+        self.snapshot = {shard.name: shard for shard in snapshot}
+        self.waiting = lru_cache(maxsize=4)(self._waiting)
+        self.model_is_free = threading.Semaphore(stage.num_batches_at_once)
         self.name = uuid.uuid4().hex[:8]
         self.node = ray.get_runtime_context().get_node_id()
         self.problem: CotrayError | None = None
+        began = time.monotonic()
         try:
             self.process = stage.build()
         except CotrayError as problem:
             # Raised with the first batch: Ray starts an actor anew that fails here, which cannot help.
             self.problem = problem
             return
-        monitor.started.remote()
+        monitor.started.remote(time.monotonic() - began)
         count(stage.shards.target, {"replica_starts": 1})
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, units: pa.Table) -> pa.Table:
         if self.problem is not None:
             raise self.problem
-        records = [self.stage.source_record.from_row(row) for row in table.to_pylist()]
-        if not records:
-            return pa.table({"rows": [0], "dead": [0]})
-        shards: list[str] = table["shard"].to_pylist()
-        report = self._begin(records)
-        # A replica died over this batch too often for chance: one of its rows may be the cause.
-        is_suspect = report.deaths >= self.max_attempts - 1
-        made = self._alone(records, shards, report) if is_suspect else self._together(records, report)
-        num_each = self.stage.shards.num_per_record
-        assert len(made) == len(records) * num_each, (len(made), len(records))
+        counts = Counter[str]()
+        for unit in units.to_pylist():
+            table = self.waiting(unit["shard"])
+            for batch in range(unit["first"], unit["last"]):
+                rows = table.slice(batch * self.batch_size, self.batch_size).to_pylist()
+                if rows:
+                    records = [self.stage.source_record.from_row(row) for row in rows]
+                    counts += self._make(unit["shard"], records)
+        return pa.table({"rows": [counts["rows"]], "dead": [counts["dead_letters"]]})
+
+    def _waiting(self, shard: str) -> pa.Table:
+        return patiently(partial(self.stage.shards.waiting, self.snapshot[shard]))
+
+    def _make(self, shard: str, records: Sequence[Any]) -> Counter[str]:
+        """Make and write the rows of one batch."""
+        with self.model_is_free:
+            report = self._begin(records)
+            if report.is_finished:
+                return Counter()
+            # A replica died over this batch too often for chance: one of its rows may be the cause.
+            is_suspect = report.deaths >= self.max_attempts - 1
+            made = self._alone(records, shard, report) if is_suspect else self._together(records, report)
+        assert len(made) == len(records) * self.stage.shards.num_per_record, (len(made), len(records))
         if not is_suspect:
-            for shard in dict.fromkeys(shards):
-                rows = [row for i, row in enumerate(made) if shards[i // num_each] == shard]
-                patiently(partial(self.stage.shards.write, shard, rows))
+            patiently(partial(self.stage.shards.write, shard, made))
         counts = counts_of(made) + Counter(retries=report.deaths)
-        report.add(counts)
-        report.end()
-        return pa.table({"rows": [len(made)], "dead": [counts["dead_letters"]]})
+        report.end(counts)
+        return counts
 
     def _begin(self, records: Sequence[Any]) -> BatchReport:
         keys = sorted(f"{record.kind}/{record.id}" for record in records)
@@ -115,10 +139,10 @@ class Replica:
                 problem = f"{type(error).__name__}: {error}"
         return self._give_up(record, problem, num_attempts, report)
 
-    def _alone(self, records: Sequence[Any], shards: Sequence[str], report: BatchReport) -> list[Any]:
+    def _alone(self, records: Sequence[Any], shard: str, report: BatchReport) -> list[Any]:
         """Row by row, each written at once, so that a row that kills its replica is found and given up."""
         made: list[Any] = []
-        for record, shard in zip(records, shards, strict=True):
+        for record in records:
             row = self._begin([record])
             if row.deaths:
                 attempts = report.deaths
@@ -127,7 +151,7 @@ class Replica:
             else:
                 rows = self._retry(record, self.max_attempts - 1, report)
             patiently(partial(self.stage.shards.write, shard, rows))
-            row.end()
+            row.drop()
             made.extend(rows)
         return made
 
