@@ -1,7 +1,8 @@
 """python -m jobs.bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
-NAME is `teacher` (rates) or `parity` (are both engines equal, token for token). FILE gets one flat JSON
-object; `-` prints it as the last line of standard output.
+NAME is `teacher` (rates), `parity` (are both engines equal, token for token) or `generate` (what Ray adds:
+overhead, scaling, memory, recovery). FILE gets one flat JSON object; `-` prints it as the last line of
+standard output.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -18,9 +20,10 @@ def main() -> int:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity"],
+        choices=["teacher", "parity", "generate"],
         metavar="NAME",
-        help="teacher: rates of the engines; parity: do both engines give the same tokens",
+        help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
+        "overhead, scaling, memory up to a million requests, recovery",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -44,6 +47,12 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
+    if arguments.name == "generate":
+        from jobs.bench_generate import bench_generate
+
+        _write(bench_generate(), arguments.json)
+        return 0
+
     from jobs.bench_teacher import bench_teacher, teacher_requests
 
     requests = teacher_requests(arguments.data, arguments.questions)
@@ -58,12 +67,16 @@ def main() -> int:
         from jobs.bench_engines import bench_engines
 
         figures = bench_engines(requests=requests, dtype=arguments.dtype, **settings)
-    if arguments.json == "-":
-        print(json.dumps(figures))
-    elif arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _write(figures, arguments.json)
     is_exact = arguments.dtype == "float32"
     return 0 if figures["tokens_equal"] or not is_exact else 1
+
+
+def _write(figures: dict[str, Any], target: str | None) -> None:
+    if target == "-":
+        print(json.dumps(figures))
+    elif target:
+        Path(target).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

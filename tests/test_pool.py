@@ -8,6 +8,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,10 @@ def test_a_stall_ends_the_stage_and_names_the_rows_at_work(tmp_path: Path) -> No
 
 
 def test_a_pool_that_no_node_can_hold_is_a_stall_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="0 running, 1 starting or waiting for a node"):
+    with pytest.raises(
+        StageError,
+        match=r"0 running, 1 starting or waiting for a node with 1 CPU and 2 GPU; .* 4 CPU and 1 GPU in all",
+    ):
         run(RunFolder(str(tmp_path)), ["ok"], num_gpus=2, stall_timeout_s=2)
 
 
@@ -181,6 +186,22 @@ def test_pools_of_two_kinds_share_the_work(tmp_path: Path) -> None:
     pools = ({"num_cpus": 1}, {"num_cpus": 0.5, "num_gpus": 1})
     rows = run(RunFolder(str(tmp_path)), ["ok"] * 40, pools=pools)
     assert [row.rationale for row in rows] == [f"about {index}" for index in range(40)]
+
+
+def test_counts_reach_prometheus_through_ray(tmp_path: Path) -> None:
+    import ray
+
+    run(RunFolder(str(tmp_path)), ["ok"] * 20 + ["bad"])
+    (node,) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    names = ["rows_total", "dead_letters_total", "retries_total", "replica_starts_total"]
+    names += ["queue_depth", "replicas"]
+    for _ in range(300):
+        text = urllib.request.urlopen(url, timeout=10).read().decode()
+        if all(f"ray_cotray_{name}{{" in text for name in names):
+            return
+        time.sleep(0.1)
+    raise AssertionError([line for line in text.splitlines() if "cotray" in line])
 
 
 def test_a_replica_on_a_gpu_gets_batches_like_any_other(tmp_path: Path) -> None:

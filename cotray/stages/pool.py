@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ def run_pool(
     total *= shards.num_per_record
     snapshot = shards.snapshot()
     done = min(total, shards.num_finished(snapshot))
-    with watch(label, shards, total=total, done=done, stall_timeout_s=config.stall_timeout_s) as line:
+    with watch(label, shards, config, total=total, done=done) as line:
         if done < total:
             _stream(stage, snapshot, config, batch_size, line)
         while line.is_stuck:
@@ -76,6 +77,8 @@ def _stream(
     # One call reads or writes while `num_batches_at_once` others are with the model.
     concurrency = stage.num_batches_at_once + 1
     num_replicas = max(1, min(config.max_replicas, len(units)))
+    # The one way to give replicas of one pool different nodes; Ray 2.64 is to have another.
+    warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     dataset = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
         Replica,
         fn_constructor_args=(stage, tuple(snapshot), batch_size, line.monitor, config.max_attempts),

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from cotray.config import PoolConfig
 from cotray.data.shards import Shards
 from cotray.errors import StageError
 from cotray.stages.metrics import gauge
@@ -36,9 +37,9 @@ class Stuck(Exception):
 class Watch:
     """The driver's view of a stage: it polls the monitor, draws the line, and notices a stall."""
 
-    def __init__(self, bar: tqdm, shards: Shards, *, total: int, done: int, stall_timeout_s: float) -> None:
-        self.bar, self.shards = bar, shards
-        self.total, self.done_before, self.stall_timeout_s = total, done, stall_timeout_s
+    def __init__(self, bar: tqdm, shards: Shards, config: PoolConfig, *, total: int, done: int) -> None:
+        self.bar, self.shards, self.config = bar, shards, config
+        self.total, self.done_before = total, done
         self.monitor = start_monitor()
         self.replicas: tuple[int, int] = (0, 0)
         """Running, and starting or waiting for a node."""
@@ -63,7 +64,7 @@ class Watch:
         state = (snapshot.rows, snapshot.replica_starts, self.replicas[0], self._nodes())
         if state != self.state:
             self.state, self.moved = state, now
-        elif now - self.moved > self.stall_timeout_s and not is_last:
+        elif now - self.moved > self.config.stall_timeout_s and not is_last:
             self.failure = StageError(self._stall())
         elif self.is_waiting and now - self.moved > max(STUCK_S, 2 * snapshot.load_s):
             self.failure = Stuck()
@@ -99,6 +100,8 @@ class Watch:
         notes |= {"errors": snapshot.counts["dead_letters"]}
         if snapshot.counts["retries"]:
             notes |= {"retries": snapshot.counts["retries"]}
+        if not running and starting:
+            notes |= {"waiting for": self._needs()}
         self.bar.n = self.done
         self.bar.set_postfix(notes, refresh=False)
         self.bar.refresh()
@@ -119,21 +122,37 @@ class Watch:
         import ray
 
         running, starting = self.replicas
-        has = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+        has = [
+            f"{n:g} {kind}" for kind, n in sorted(ray.cluster_resources().items()) if kind in ("CPU", "GPU")
+        ]
         work = "; ".join(self.snapshot.under_way[:5]) if self.snapshot else ""
         return (
-            f"{self.shards.target}: no row finished for {self.stall_timeout_s:g} s (stall_timeout_s), "
+            f"{self.shards.target}: no row finished for {self.config.stall_timeout_s:g} s (stall_timeout_s), "
             f"{self.done} of {self.total} done. Replicas: {running} running, {starting} starting or waiting "
-            f"for a node; the cluster has {has}. At work: {work or 'nothing'}. "
+            f"for {self._needs()}; the cluster has {' and '.join(has)} in all. "
+            f"At work: {work or 'nothing'}. "
             "The same command goes on from here"
         )
 
+    def _needs(self) -> str:
+        """What a node must have for a replica to start on it."""
+        kinds = [
+            " ".join(
+                [
+                    f"{pool.num_cpus:g} CPU and {pool.num_gpus:g} GPU",
+                    *(f"{key}={value}" for key, value in pool.label_selector.items()),
+                ]
+            )
+            for pool in self.config.all_pools
+        ]
+        return f"a node with {' or '.join(kinds)}"
+
 
 @contextmanager
-def watch(label: str, shards: Shards, *, total: int, done: int, stall_timeout_s: float) -> Iterator[Watch]:
+def watch(label: str, shards: Shards, config: PoolConfig, *, total: int, done: int) -> Iterator[Watch]:
     """Watch until the block ends."""
     with progress_bar(label, total=total, done=done) as bar:
-        line = Watch(bar, shards, total=total, done=done, stall_timeout_s=stall_timeout_s)
+        line = Watch(bar, shards, config, total=total, done=done)
         stop = threading.Event()
 
         def poll() -> None:
