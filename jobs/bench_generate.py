@@ -30,7 +30,7 @@ from cotray.records import TeacherRequest
 from cotray.teacher.teacher import build_teacher
 
 BATCH_SIZE = 128
-ROWS_PER_SHARD = 2000
+ROWS_PER_SHARD = 2048
 SECONDS_PER_BATCH = 0.5
 
 

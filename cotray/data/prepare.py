@@ -1,7 +1,7 @@
 """The verb `prepare`, without Ray: raw rows -> TeacherRequest shards, dead letters and a manifest.
 
-Rows are streamed: what is held is one shard, a 64-bit digest per id, the dead letters, and at most
-1,000 answers where there are open questions.
+Rows are streamed: what is held is one shard, a 64-bit digest per id, and at most 1,000 answers where there
+are open questions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cotray.config import DataConfig, RunConfig
 from cotray.data.formats import UnusableRow, parse_pair
@@ -24,7 +24,7 @@ from cotray.records import QAPair, TeacherRequest
 from cotray.seeds import digest
 
 STAGE = "requests"
-ROWS_PER_SHARD = 2000
+ROWS_PER_SHARD = 2048
 ROWS_PER_REPORT = 1000
 MAX_ROW_CHARS = 2000
 
@@ -67,7 +67,7 @@ def prepare(
             input=source,
             num_in=outcome.num_read,
             num_out=outcome.num_usable,
-            num_dead=len(outcome.letters),
+            num_dead=outcome.num_dead,
             metrics=dict(sorted(outcome.counts.items())),
         )
     )
@@ -84,16 +84,16 @@ class Outcome:
     """Counts are of questions (split/, task/), of requests (kind/) and of dead rows (reason/)."""
 
     num_usable: int = 0
+    num_dead: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    letters: list[DeadLetter] = field(default_factory=list)
 
     @property
     def num_read(self) -> int:
-        return self.num_usable + len(self.letters)
+        return self.num_usable + self.num_dead
 
     def add(self, result: list[TeacherRequest] | DeadLetter) -> None:
         if isinstance(result, DeadLetter):
-            self.letters.append(result)
+            self.num_dead += 1
             self.counts[f"reason/{result.reason}"] += 1
             return
         self.num_usable += 1
@@ -102,15 +102,15 @@ class Outcome:
 
 
 @dataclass
-class Shards:
-    """Writes requests/part-00000.parquet and so on, all but the last of the same length."""
+class ShardWriter(Generic[T]):
+    """Hands on rows as part-00000 and so on, all but the last of the same length."""
 
-    folder: RunFolder
-    rows: list[TeacherRequest] = field(default_factory=list)
+    write: Callable[[str, Sequence[T]], None]
+    rows: list[T] = field(default_factory=list)
     num_written: int = 0
 
-    def add(self, requests: Sequence[TeacherRequest]) -> None:
-        self.rows.extend(requests)
+    def add(self, rows: Sequence[T]) -> None:
+        self.rows.extend(rows)
         while len(self.rows) >= ROWS_PER_SHARD:
             self._write(self.rows[:ROWS_PER_SHARD])
             self.rows = self.rows[ROWS_PER_SHARD:]
@@ -119,26 +119,32 @@ class Shards:
         if self.rows:
             self._write(self.rows)
 
-    def _write(self, rows: Sequence[TeacherRequest]) -> None:
-        self.folder.write_records(f"{STAGE}/part-{self.num_written:05d}.parquet", rows, TeacherRequest)
+    def _write(self, rows: Sequence[T]) -> None:
+        self.write(f"part-{self.num_written:05d}", rows)
         self.num_written += 1
 
 
 def _write_requests(config: RunConfig, folder: RunFolder, on_rows: OnRows, rank: Rank | None) -> Outcome:
     source = Source(config.seed, pool=cache(lambda: _open_answers(config)), rank=rank)
-    outcome, shards = Outcome(), Shards(folder)
+    outcome = Outcome()
+    shards = ShardWriter[TeacherRequest](
+        lambda name, rows: folder.write_records(f"{STAGE}/{name}.parquet", rows, TeacherRequest)
+    )
+    letters = ShardWriter[DeadLetter](lambda name, rows: folder.write_dead_letters(STAGE, rows, shard=name))
     for result in each_row(config, lambda pair: requests_of(pair, config.perturbation, source)):
         outcome.add(result)
-        if not isinstance(result, DeadLetter):
+        if isinstance(result, DeadLetter):
+            letters.add([result])
+        else:
             shards.add(result)
         if outcome.num_read % ROWS_PER_REPORT == 0:
             on_rows(ROWS_PER_REPORT)
         if outcome.num_usable == config.data.limit > 0:
             break
     shards.close()
+    letters.close()
     if rest := outcome.num_read % ROWS_PER_REPORT:
         on_rows(rest)
-    folder.write_dead_letters(STAGE, outcome.letters)
     return outcome
 
 
@@ -200,7 +206,7 @@ def _check(outcome: Outcome, data: DataConfig) -> None:
         worst = "; ".join(f"{key.removeprefix('reason/')} ({n})" for key, n in islice(reasons.items(), 3))
         raise DataError(
             f"{data.path}: none of the {outcome.num_read} rows is usable: {worst}. "
-            f"Repair them (see dead_letter/{STAGE}.parquet) or set data.format"
+            "Repair them (see dead_letter/) or set data.format"
         )
     for split, way_out in (
         ("train", "lower data.dev_fraction and data.test_fraction"),

@@ -167,9 +167,11 @@ class RunFolder:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         self.write_bytes("metrics.jsonl", old + lines.encode())
 
-    def write_dead_letters(self, stage: str, letters: Sequence[DeadLetter], *, shard: str = "") -> None:
-        """Replace the dead letters of a stage, or of one shard of it; without any, no file is left."""
-        name = f"dead_letter/{stage}{'-' + shard if shard else ''}.parquet"
+    def write_dead_letters(
+        self, stage: str, letters: Sequence[DeadLetter], *, shard: str = "part-00000"
+    ) -> None:
+        """Replace the dead letters of one shard of a stage's input; without any, no file is left."""
+        name = f"dead_letter/{stage}-{shard}.parquet"
         if letters:
             self.write_records(name, letters, DeadLetter)
         elif self.exists(name):
@@ -219,6 +221,10 @@ class RunFolder:
                     "Pass --overwrite to make it again, or set run_dir to a new folder"
                 )
             self.delete(stage)
+        for path in self.parquet_files("dead_letter"):
+            leaf = path.rpartition("/")[2]
+            if leaf.startswith(f"{stage}-"):
+                self._delete_file(f"dead_letter/{leaf}")
         self.write_bytes(f"{stage}/started.json", json.dumps({"settings": settings, "input": input}).encode())
         return "begin"
 

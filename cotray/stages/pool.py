@@ -15,14 +15,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
+
+import pyarrow.compute as pc
 
 from cotray.config import Pool, PoolConfig
 from cotray.data.shards import Shard
 from cotray.data.storage import patiently
 from cotray.errors import StageError
 from cotray.stages.progress import Stuck, Watch, watch
-from cotray.stages.replica import PoolStage, Replica, counts_of
+from cotray.stages.replica import COUNTED, PoolStage, Replica, counts_of
 
 SEALERS = 4
 """Shards sealed at a time; that work takes none of Ray's CPUs, so it can always be placed."""
@@ -153,8 +156,10 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
 def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
     shards = stage.shards
     table, num_missing = patiently(partial(shards.seal, name))
-    rows = [shards.record.from_row(row) for row in table.to_pylist()]
     if stage.dead_letter is not None:
-        letters = [stage.dead_letter(row) for row in rows if getattr(row, "error", "")]
+        failed = table.filter(pc.not_equal(table["error"], "")).to_pylist()  # type: ignore[attr-defined]
+        letters = [stage.dead_letter(shards.record.from_row(row)) for row in failed]
         patiently(partial(shards.folder.write_dead_letters, shards.target, letters, shard=name))
+    counted = table.select([column for column in COUNTED if column in table.column_names])
+    rows = [SimpleNamespace(**row) for row in counted.to_pylist()] or [None] * table.num_rows
     return counts_of(rows) + Counter(missing=num_missing)

@@ -24,6 +24,9 @@ from cotray.records import Record
 from cotray.stages.metrics import count
 from cotray.stages.monitor import BatchReport
 
+COUNTED = ("num_tokens", "splits", "stop_reason", "error")
+"""Columns, where a target has them, that `counts_of` reads."""
+
 Process = Callable[..., Sequence[Any]]
 """`process(records, on_finished=callback)` -> `Shards.num_per_record` records each, in order."""
 
