@@ -133,6 +133,24 @@ class StudentAnswer(QAPair):
 
 
 @dataclass(frozen=True)
+class Reply(Record):
+    """One answer with what led to it, as a served student gives it.
+
+    `text` is what the student wrote, and what it would have had to add where it named no answer; "" where
+    its rationale was given. `choice_logprobs`: natural log p(choice | question, rationale); () for open
+    questions.
+    """
+
+    text: str
+    rationale: str
+    answer: str
+    wrote_answer: bool
+    choice_logprobs: tuple[float, ...] = ()
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Simulation(StudentAnswer):
     """What the simulator predicts the student answered, from x, from e and from both."""
 

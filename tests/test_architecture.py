@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "cotray").rglob("*.py"))
-BASE = {"records", "config", "configfile", "errors", "seeds"}
+BASE = {"records", "config", "config_types", "config_serving", "configfile", "errors", "seeds"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "models": BASE | {"data"},
@@ -19,8 +19,9 @@ ALLOWED = {
     "teacher": BASE | {"prompts", "models"},
     "training": BASE | {"prompts", "models", "sequences"},
     "scoring": BASE | {"prompts", "models", "sequences"},
+    "serving": BASE | {"prompts", "scoring"},
     "report": BASE | {"data"},
-    "stages": BASE | {"data", "prompts", "teacher", "training", "scoring", "models", "report"},
+    "stages": BASE | {"data", "prompts", "teacher", "training", "scoring", "models", "report", "serving"},
     "cli": BASE | {"stages", "report", "data"},
 }
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 
 @torch.inference_mode()
 def generate_texts(
-    model, tokenizer, sources: Sequence[str], *, forced: str, max_new_tokens: int
+    model,
+    tokenizer,
+    sources: Sequence[str],
+    *,
+    forced: str,
+    max_new_tokens: int,
+    on_step: Callable[[list[int]], None] | None = None,
 ) -> list[str]:
     """Continue each source, which is followed by `forced` (encoder-decoders: the decoder starts with it).
 
-    Returns the continuations without `forced`, up to the end of sequence.
+    Returns the continuations without `forced`, up to the end of sequence. `on_step` hears every step's
+    token of each source while they are made; after a source's end they are padding.
     """
     from transformers import GenerationConfig
 
@@ -36,5 +43,22 @@ def generate_texts(
         inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
         num_forced = inputs["input_ids"].shape[1]
     inputs.pop("token_type_ids", None)
-    output = model.generate(**inputs.to(model.device), generation_config=greedy)
+    streamer = _Steps(on_step) if on_step is not None else None
+    output = model.generate(**inputs.to(model.device), generation_config=greedy, streamer=streamer)
     return tokenizer.batch_decode(output[:, num_forced:], skip_special_tokens=True)
+
+
+class _Steps:
+    """What transformers calls a streamer; theirs take one sequence, generation itself takes a batch."""
+
+    def __init__(self, on_step: Callable[[list[int]], None]) -> None:
+        self.on_step = on_step
+        self.is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.is_prompt:
+            self.on_step(value.reshape(-1).tolist())
+        self.is_prompt = False
+
+    def end(self) -> None:
+        pass

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cotray.config import ScoringConfig
 from cotray.models import load_for_inference
-from cotray.prompts.student import Tags, parse_student, student_source, tag_of, target_prefix
-from cotray.records import QAPair, Rationale, StudentAnswer, normalized
+from cotray.prompts.student import ANSWER_PHRASE, Tags, parse_student, student_source, tag_of, target_prefix
+from cotray.records import QAPair, Rationale, Reply, StudentAnswer, normalized
 from cotray.scoring.generation import generate_texts
 from cotray.scoring.likelihood import Context, candidate_logprobs, likeliest
 from cotray.seeds import seeded
@@ -50,14 +50,88 @@ class Student:
             for i, r in enumerate(rationales)
         ]
 
+    def respond(
+        self,
+        pairs: Sequence[QAPair],
+        rationales: Sequence[str | None],
+        *,
+        on_step: Callable[[list[int]], None] | None = None,
+    ) -> list[Reply]:
+        """Rationale and answer of every question; where a rationale is given, the answer that follows it.
+
+        The answers are those of `answer`. `on_step` hears the tokens of the questions without a rationale.
+        """
+        free = [i for i, rationale in enumerate(rationales) if rationale is None]
+        texts = dict(zip(free, self._texts([pairs[i] for i in free], on_step), strict=True))
+        written = [
+            parse_student(texts[i], tag=self.tag) if i in texts else (str(rationales[i]), "")
+            for i in range(len(pairs))
+        ]
+        logprobs = self._choice_logprobs(pairs, [rationale for rationale, _ in written])
+        matched = [
+            match_choice(answer, pair.choices) for pair, (_, answer) in zip(pairs, written, strict=True)
+        ]
+        unsaid = [i for i, pair in enumerate(pairs) if matched[i] is None and not pair.choices]
+        said = dict(
+            zip(
+                unsaid,
+                self._answers_after([pairs[i] for i in unsaid], [written[i][0] for i in unsaid]),
+                strict=True,
+            )
+        )
+        return [
+            self._reply(pair, texts.get(i), written[i][0], matched[i], said.get(i, ""), logprobs[i])
+            for i, pair in enumerate(pairs)
+        ]
+
+    def _reply(
+        self,
+        pair: QAPair,
+        text: str | None,
+        rationale: str,
+        matched: str | None,
+        said: str,
+        logprobs: Sequence[float],
+    ) -> Reply:
+        answer = matched if matched is not None else likeliest(pair.choices, logprobs) if logprobs else said
+        shown = (text or "").strip().removeprefix(self.tag).strip()
+        if text is not None and matched is None:
+            shown = f"{rationale}{ANSWER_PHRASE} {answer}".strip()
+        source = student_source(pair, tag=self.tag)
+        return Reply(
+            shown,
+            rationale,
+            answer,
+            matched is not None,
+            tuple(logprobs),
+            len(self.tokenizer(source).input_ids),
+            len(self.tokenizer(text or "", add_special_tokens=False).input_ids),
+        )
+
+    def _choice_logprobs(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[list[float]]:
+        """Of every choice after the rationale; [] for open questions."""
+        closed = [i for i, pair in enumerate(pairs) if pair.choices]
+        rows = candidate_logprobs(
+            self.model, self.tokenizer, [self._context(pairs[i], rationales[i]) for i in closed]
+        ) if closed else []  # fmt: skip
+        scored = dict(zip(closed, rows, strict=True))
+        return [scored.get(i, []) for i in range(len(pairs))]
+
     def _write(self, pairs: Sequence[QAPair]) -> list[tuple[str, str]]:
         """(rationale, answer as written) for every question."""
+        return [parse_student(text, tag=self.tag) for text in self._texts(pairs)]
+
+    def _texts(
+        self, pairs: Sequence[QAPair], on_step: Callable[[list[int]], None] | None = None
+    ) -> list[str]:
         sources = [student_source(pair, tag=self.tag) for pair in pairs]
+        if not sources:
+            return []
         forced = self.tag if self.model.config.is_encoder_decoder else ""
-        texts = generate_texts(
-            self.model, self.tokenizer, sources, forced=forced, max_new_tokens=self.config.max_new_tokens
+        most = self.config.max_new_tokens
+        return generate_texts(
+            self.model, self.tokenizer, sources, forced=forced, max_new_tokens=most, on_step=on_step
         )
-        return [parse_student(text, tag=self.tag) for text in texts]
 
     def _resolve(self, pairs: Sequence[QAPair], written: Sequence[tuple[str, str]]) -> list[str]:
         matched = [
@@ -69,15 +143,13 @@ class Student:
 
     def _answers_after(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[str]:
         """The answer that follows when the rationale is forced: the likeliest choice, or free text."""
-        prefixes = [
-            target_prefix(r, tag=self.tag, is_encoder_decoder=self.model.config.is_encoder_decoder)
-            for r in rationales
-        ]
-        contexts = [
-            Context(student_source(pair, tag=self.tag), prefix, [f" {choice}" for choice in pair.choices])
-            for pair, prefix in zip(pairs, prefixes, strict=True)
-        ]
+        contexts = [self._context(pair, r) for pair, r in zip(pairs, rationales, strict=True)]
         return choose_or_write(self.model, self.tokenizer, contexts, [pair.choices for pair in pairs])
+
+    def _context(self, pair: QAPair, rationale: str) -> Context:
+        is_encoder_decoder = self.model.config.is_encoder_decoder
+        prefix = target_prefix(rationale, tag=self.tag, is_encoder_decoder=is_encoder_decoder)
+        return Context(student_source(pair, tag=self.tag), prefix, [f" {choice}" for choice in pair.choices])
 
     def _perturb(self, rationale: str, record_id: str) -> str:
         ids = self.tokenizer(rationale, add_special_tokens=False).input_ids

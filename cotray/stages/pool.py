@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cotray.config import Pool, PoolConfig
+from cotray.config_types import Pool, PoolConfig
 from cotray.data.shards import Shard
 from cotray.data.storage import patiently
 from cotray.errors import StageError

@@ -1,0 +1,155 @@
+"""What the typed endpoints take and give; OpenAI's own shapes are in chat.py."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from cotray.records import BINARY_CHOICES, QAPair, Reply, StudentAnswer, Task
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+Choices = Annotated[
+    list[Annotated[str, StringConstraints(min_length=1, max_length=2000)]], Field(max_length=1000)
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Question(Strict):
+    """A question; `choices` may be left out of yes_no, true_false and open ones."""
+
+    question: Text
+    choices: Choices = []
+    task: Task | None = None
+    """Inferred from the choices where it is missing: multiple_choice with, open without."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError("choices must differ from each other")
+        if self.task == "multiple_choice" and len(self.choices) < 2:
+            raise ValueError("multiple_choice needs at least two choices")
+        if self.task == "open" and self.choices:
+            raise ValueError("an open question has no choices")
+        if (
+            self.task in BINARY_CHOICES
+            and self.choices
+            and sorted(self.choices) != sorted(BINARY_CHOICES[self.task])
+        ):
+            raise ValueError(f"{self.task} has the choices {' and '.join(BINARY_CHOICES[self.task])}")
+        if self.task is None and len(self.choices) == 1:
+            raise ValueError("one choice is no choice")
+        return self
+
+    def pair(self, id: str) -> QAPair:
+        task: Task = self.task or ("multiple_choice" if self.choices else "open")
+        choices = BINARY_CHOICES.get(task) or tuple(self.choices)
+        return QAPair(id, task, self.question, choices, "", split="test")
+
+
+class AnswerRequest(Question):
+    model: str | None = None
+    rationale: Text | None = None
+    """Given: the student does not write one, but answers after this one (the counterfactual switch)."""
+
+
+class AnswerResponse(BaseModel):
+    id: str
+    model: str
+    rationale: str
+    answer: str
+    wrote_answer: bool
+    """Whether the student's own text named it; else it is the likeliest choice after its rationale."""
+    choices: list[str]
+    probabilities: list[float]
+    """Of each choice, after the rationale; they add up to 1."""
+
+    @classmethod
+    def of(cls, id: str, model: str, pair: QAPair, reply: Reply) -> AnswerResponse:
+        return cls(
+            id=id,
+            model=model,
+            rationale=reply.rationale,
+            answer=reply.answer,
+            wrote_answer=reply.wrote_answer,
+            choices=list(pair.choices),
+            probabilities=shares(reply.choice_logprobs),
+        )
+
+
+class SimulateRequest(Question):
+    rationale: Annotated[str, StringConstraints(max_length=20_000)]
+    answer: Text
+    """What the student answered: what the simulator should predict."""
+
+
+class SimulateResponse(BaseModel):
+    """What the simulator says from the question alone, from the rationale alone and from both."""
+
+    id: str
+    sim_x: str
+    sim_e: str
+    sim_xe: str
+    leaking: bool
+    """Whether the rationale alone gives the answer away."""
+
+
+class LasRow(Question):
+    id: str = ""
+    rationale: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    answer: Text | None = None
+    """With `rationale`: what a student elsewhere wrote. Without both, a student here is asked."""
+
+    @model_validator(mode="after")
+    def _has_both_or_neither(self) -> Self:
+        if (self.rationale is None) != (self.answer is None):
+            raise ValueError("give both rationale and answer, or neither")
+        return self
+
+
+class LasRequest(Strict):
+    rows: Annotated[list[LasRow], Field(min_length=1)]
+    model: str | None = None
+    num_resamples: Annotated[int, Field(ge=100, le=100_000)] = 10_000
+    seed: int = 42
+
+
+class LasLine(BaseModel):
+    """One line of the NDJSON answer: `row` lines as they are done, `las` last."""
+
+    type: Literal["row", "las", "error"]
+    done: int
+    total: int
+    row: dict | None = None
+    las: dict | None = None
+    error: dict | None = None
+
+
+class Problem(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The shape of OpenAI's errors."""
+
+    error: Problem
+
+
+def shares(logprobs: tuple[float, ...]) -> list[float]:
+    """softmax: probabilities among the choices."""
+    if not logprobs:
+        return []
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    return [weight / sum(weights) for weight in weights]
+
+
+def student_row(pair: QAPair, rationale: str, answer: str) -> StudentAnswer:
+    return StudentAnswer.from_row(pair.to_row() | {"rationale": rationale, "student_answer": answer})
