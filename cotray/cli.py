@@ -21,6 +21,7 @@ VERBS = {
     "generate": "let the teacher write a rationale for every request, into rationales/",
     "train": "fine-tune the student on the rationales, into student/",
     "score": "let the student answer and the simulator predict it: answers/, simulations/ and LAS",
+    "serve": "put student and simulator behind an endpoint, with live LAS",
     "report": "write report.json and report.html from what is in the run folder",
     "run": "all of the above for every method in `methods`, and one report that compares them",
 }
@@ -98,6 +99,7 @@ def _call(verb: str) -> Callable[[RunConfig, bool], str]:
         "generate": run.generate_verb,
         "train": run.train_verb,
         "score": run.score_verb,
+        "serve": run.serve_verb,
         "run": run.run_verb,
     }[verb]
 

@@ -70,7 +70,7 @@ def config(run_dir: Path, engine: str) -> RunConfig:
 def kill_one_engine(folder: RunFolder, killed: list[int], stop: threading.Event) -> None:
     """Once the first rationales are written, by process id, among this test's own descendants."""
     while not stop.wait(0.05):
-        if not folder.parquet_files("rationales"):
+        if not folder.parquet_files("rationales", recursive=True):
             continue
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):

@@ -94,9 +94,9 @@ class Student:
         logprobs: Sequence[float],
     ) -> Reply:
         answer = matched if matched is not None else likeliest(pair.choices, logprobs) if logprobs else said
-        shown = (text or "").strip().removeprefix(self.tag).strip()
+        shown = (text or "").strip()
         if text is not None and matched is None:
-            shown = f"{rationale}{ANSWER_PHRASE} {answer}".strip()
+            shown = f"{shown}{ANSWER_PHRASE} {answer}".strip()
         source = student_source(pair, tag=self.tag)
         return Reply(
             shown,

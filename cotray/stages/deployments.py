@@ -49,7 +49,8 @@ class StudentReplica:
             if piece != "":
                 yield piece  # pyright: ignore[reportReturnType]
 
-    @serve.batch  # pyright: ignore[reportCallIssue, reportArgumentType]
+    # With parentheses, because without them Serve refuses generators.
+    @serve.batch()  # pyright: ignore[reportCallIssue, reportArgumentType]
     async def _batch(self, asked: list[tuple[QAPair, str | None]]) -> AsyncGenerator[list[str | Reply], None]:
         """For every step of the batch a piece of text per request ("" for none), at the end the Replies."""
         loop, steps = asyncio.get_running_loop(), asyncio.Queue[list[int]]()
@@ -72,6 +73,8 @@ class StudentReplica:
             pieces = dict(zip(free, texts.add(step.result()), strict=True))
             yield [pieces.get(index, "") for index in range(len(asked))]
         replies: list[str | Reply] = [*work.result()]
+        rests = dict(zip(free, texts.rests([work.result()[index] for index in free]), strict=True))
+        yield [rests.get(index, "") for index in range(len(asked))]
         yield replies
 
 
@@ -87,12 +90,19 @@ class _Texts:
         pieces = []
         for index, token in enumerate(tokens):
             self.ids[index].append(token)
-            text = self.tokenizer.decode(self.ids[index], skip_special_tokens=True).lstrip()
+            text = self.tokenizer.decode(self.ids[index], skip_special_tokens=True).strip()
             if text.endswith("\ufffd"):  # half of a character
                 text = self.shown[index]
             pieces.append(text[len(self.shown[index]) :])
             self.shown[index] = text
         return pieces
+
+    def rests(self, replies: Sequence[Reply]) -> list[str]:
+        """What is in the replies' texts and was not shown yet."""
+        return [
+            reply.text.removeprefix(shown) if reply.text.startswith(shown) else ""
+            for shown, reply in zip(self.shown, replies, strict=True)
+        ]
 
 
 class SimulatorReplica:

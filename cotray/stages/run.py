@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import Counter
 
@@ -57,6 +59,28 @@ def score_verb(config: RunConfig, overwrite: bool) -> str:
         f"{' (' + las['reason'] + ')' if las['reason'] else ''}, simulation gain {number(las['sim_gain'])}, "
         f"leak rate {number(las['leak_rate'])}, accuracy {number(figures['accuracy']['value'])}"
     )
+
+
+def serve_verb(config: RunConfig, overwrite: bool) -> str:
+    """Serve until interrupted or terminated; requests under way are finished then."""
+    from cotray.stages.serve import deploy, shutdown
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    serving = config.serving
+    with cluster(config.ray, config.storage):
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            deploy(config)
+            print(f"serving on http://{serving.host}:{serving.port}/v1; Ctrl-C ends it", flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            shutdown()
+    return "stopped"
 
 
 def run_verb(config: RunConfig, overwrite: bool) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from ray import serve
@@ -176,13 +175,14 @@ class Ingress:
         return create_app(self.backend, self.config.serving, self.keys)
 
 
-def serve_forever(config: RunConfig, *, until: Callable[[], bool] = lambda: False) -> None:
-    """Start Serve here, deploy, and stay until interrupted."""
+def deploy(config: RunConfig) -> None:
+    """Start Serve on the cluster we are connected to, and return when every model is loaded."""
     serving = config.serving
+    # No timeout of the proxy's: it would answer in a shape of its own.
     serve.start(http_options={"host": serving.host, "port": serving.port, "request_timeout_s": None})
     serve.run(build_app(config.model_dump(mode="json")), name="cotray", route_prefix="/")
-    try:
-        while not until():
-            time.sleep(0.2)
-    finally:
-        serve.shutdown()
+
+
+def shutdown() -> None:
+    """Take the application away; its replicas first finish what they have."""
+    serve.shutdown()
