@@ -152,7 +152,8 @@ class Shards:
     def _merge(self, expected: pa.Array, files: Sequence[str]) -> pa.Table:
         """Each expected key's rows from one file: the first in which they have no error, else the first."""
         schema = schema_of(self.record)
-        tables = [self.folder.read_table(name).cast(schema) for name in files]
+        with ThreadPoolExecutor(8) as threads:
+            tables = [table.cast(schema) for table in threads.map(self.folder.read_table, files)]
         failed = [_has_failed(table) for table in tables]
         good = [table.filter(pc.invert(mask)) for table, mask in zip(tables, failed, strict=True)]  # type: ignore[attr-defined]
         bad = [table.filter(mask) for table, mask in zip(tables, failed, strict=True)]

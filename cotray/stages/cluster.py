@@ -36,6 +36,8 @@ def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator
         return
     address = os.environ.get("RAY_ADDRESS") or config.address
     if address == "local":
+        # For Ray's dashboard, which a local cluster has not; with many tasks they fill its memory.
+        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         ray.init(
             address="local",
             num_cpus=config.num_cpus,

@@ -18,6 +18,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config_types import Pool, PoolConfig
@@ -27,7 +28,7 @@ from cotray.errors import StageError
 from cotray.stages.progress import Stuck, Watch, watch
 from cotray.stages.replica import COUNTED, PoolStage, Replica, counts_of
 
-SEALERS = 4
+SEALERS_PER_NODE = 2
 """Shards sealed at a time; that work takes none of Ray's CPUs, so it can always be placed."""
 MAX_UNITS = 4096
 """Of work that Ray Data hands out; more rows make larger units, so that the driver's memory stays flat."""
@@ -142,10 +143,11 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
     import ray
 
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
+    num_at_once = SEALERS_PER_NODE * sum(node["Alive"] for node in ray.nodes())
     stage_ref = ray.put(stage)
     counts, running, names_left = Counter[str](), [], iter(names)
     while True:
-        for name in itertools.islice(names_left, SEALERS - len(running)):
+        for name in itertools.islice(names_left, num_at_once - len(running)):
             running.append(task.remote(stage_ref, name))
         if not running:
             return counts
@@ -162,4 +164,7 @@ def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
         patiently(partial(shards.folder.write_dead_letters, shards.target, letters, shard=name))
     counted = table.select([column for column in COUNTED if column in table.column_names])
     rows = [SimpleNamespace(**row) for row in counted.to_pylist()] or [None] * table.num_rows
-    return counts_of(rows) + Counter(missing=num_missing)
+    counts = counts_of(rows) + Counter(missing=num_missing)
+    del table, counted, rows
+    pa.default_memory_pool().release_unused()
+    return counts
