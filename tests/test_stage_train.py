@@ -196,18 +196,21 @@ def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
 def test_the_same_command_goes_on_after_its_driver_was_killed(cluster, undisturbed, tmp_path):
     output_dir = tmp_path / "student"
     script = f"""
-import os, ray
+import os, ray, threading, time
 from pathlib import Path
 from test_stage_train import fit_interrupted
 ray.init(address={cluster!r}, log_to_driver=False)
 output_dir = Path({str(output_dir)!r})
-def leave(metrics):
-    # Once Ray Train has written down that there is a checkpoint.
-    for path in output_dir.glob("checkpoints/*/checkpoint_manager_snapshot.json"):
-        text = path.read_text().replace(" ", "")
-        if '"checkpoint_results":[' in text and '"checkpoint_results":[]' not in text:
-            os._exit(7)
-fit_interrupted(output_dir, exits=False, on_metrics=leave)
+def leave():
+    # Once Ray Train has written down that there is a checkpoint; worker 1 waits then.
+    while True:
+        for path in output_dir.glob("checkpoints/*/checkpoint_manager_snapshot.json"):
+            text = path.read_text().replace(" ", "")
+            if '"checkpoint_results":[' in text and '"checkpoint_results":[]' not in text:
+                os._exit(7)
+        time.sleep(0.05)
+threading.Thread(target=leave, daemon=True).start()
+fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
 """
     first = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True)
     assert first.returncode == 7, first.stderr.decode()[-3000:]

@@ -7,14 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from cotray.config import PoolConfig
 from cotray.data.shards import Shards
-from cotray.errors import StageError
+from cotray.errors import DataError, StageError
 from cotray.stages.metrics import gauge
 from cotray.stages.monitor import Snapshot, start_monitor
 from cotray.stages.relay import OnMetrics
@@ -116,7 +116,9 @@ class Watch:
             "replicas": self.replicas[0],
             "replica_starts": snapshot.replica_starts,
         }
-        self.shards.folder.append_metrics([row | {name: snapshot.counts[name] for name in names}])
+        # A busy storage costs a line of metrics, not the watch.
+        with suppress(DataError):
+            self.shards.folder.append_metrics([row | {name: snapshot.counts[name] for name in names}])
 
     def _stall(self) -> str:
         import ray
