@@ -66,9 +66,7 @@ class Shards:
         for path in self.folder.parquet_files(f"{self.target}/{self._batches}", recursive=True):
             _, shard, leaf = path.rsplit("/", 2)
             finished[shard].append(f"{self._batches}/{shard}/{leaf}")
-        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
-        shards = [name.removesuffix(".parquet") for name in names]
-        return [Shard(shard, tuple(finished[shard])) for shard in shards]
+        return [Shard(shard, tuple(finished[shard])) for shard in self._source_shards()]
 
     def num_finished(self, shards: Sequence[Shard]) -> int:
         """Rows without an error in a snapshot, from file names and from the footers of sealed files."""
@@ -83,16 +81,16 @@ class Shards:
     def num_wanted(self) -> int:
         """Source rows to process, counted file by file."""
         columns = ["id", "kind", "split", "sample"]
-        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
-        tables = (self.folder.read_table(f"{self.source}/{name}", columns) for name in names)
+        names = self._source_shards()
+        tables = (self.folder.read_table(f"{self.source}/{name}.parquet", columns) for name in names)
         return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
 
     def source_sizes(self) -> dict[str, int]:
         """Rows of each shard of the source, wanted or not, from the files' footers."""
-        names = [path.rpartition("/")[2] for path in self.folder.parquet_files(self.source)]
+        names = self._source_shards()
         with ThreadPoolExecutor(8) as threads:
-            sizes = threads.map(lambda name: self.folder.num_rows(f"{self.source}/{name}"), names)
-            return {name.removesuffix(".parquet"): size for name, size in zip(names, sizes, strict=True)}
+            sizes = threads.map(lambda name: self.folder.num_rows(f"{self.source}/{name}.parquet"), names)
+            return dict(zip(names, sizes, strict=True))
 
     def waiting(self, shard: Shard) -> pa.Table:
         """The wanted rows that no file of the snapshot has."""
@@ -107,8 +105,7 @@ class Shards:
     def batch_file(self, shard: str, rows: Sequence[Any]) -> str:
         """Where rows made together go; the same rows go to the same file."""
         num_good = sum(not getattr(row, "error", "") for row in rows)
-        keys = fingerprint(sorted(f"{row.kind}/{row.id}" for row in rows))
-        return f"{self.target}/{self._batches}/{shard}/{keys}-{num_good}.parquet"
+        return f"{self.target}/{self._batches}/{shard}/{batch_key(rows)}-{num_good}.parquet"
 
     def write(self, shard: str, rows: Sequence[Any]) -> None:
         self.folder.write_records(self.batch_file(shard, rows), rows, self.record)
@@ -145,6 +142,10 @@ class Shards:
     def _batches(self) -> str:
         return f".batches-{self.version}"
 
+    def _source_shards(self) -> list[str]:
+        paths = self.folder.parquet_files(self.source)
+        return [path.rpartition("/")[2].removesuffix(".parquet") for path in paths]
+
     def _wanted(self, name: str) -> pa.Table:
         table = self.folder.read_table(f"{self.source}/{name}.parquet")
         return table.filter(self.is_wanted(table))
@@ -168,6 +169,11 @@ class Shards:
             places.append(place[is_new])
         order = np.argsort(np.concatenate(places), kind="stable")
         return pa.concat_tables(taken).take(pa.array(order))
+
+
+def batch_key(rows: Sequence[Any]) -> str:
+    """The name of a batch: that of the rows in it, in any order."""
+    return fingerprint(sorted(f"{row.kind}/{row.id}" for row in rows))
 
 
 def _keys(table: pa.Table) -> pa.Array:

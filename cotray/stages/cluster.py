@@ -11,6 +11,13 @@ from cotray.config import RayConfig, StorageConfig
 from cotray.data.storage import environment
 
 
+def num_nodes() -> int:
+    """Nodes of the cluster that are alive."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 @contextlib.contextmanager
 def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator[None]:
     """Ray is up inside, and its workers know the storage; what was started here, and only that, is shut

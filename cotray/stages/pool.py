@@ -25,6 +25,7 @@ from cotray.config_types import Pool, PoolConfig
 from cotray.data.shards import Shard
 from cotray.data.storage import patiently
 from cotray.errors import StageError
+from cotray.stages.cluster import num_nodes
 from cotray.stages.progress import Stuck, Watch, watch
 from cotray.stages.replica import COUNTED, PoolStage, Replica, counts_of
 
@@ -50,11 +51,10 @@ def run_pool(
     snapshot = shards.snapshot()
     done = min(total, shards.num_finished(snapshot))
     with watch(label, shards, config, total=total, done=done) as line:
-        if done < total:
-            _stream(stage, snapshot, config, batch_size, line)
-        while line.is_stuck:
-            line.is_stuck = False
-            _stream(stage, shards.snapshot(), config, batch_size, line)
+        todo = snapshot if done < total else None
+        while todo is not None:
+            is_stuck = _stream(stage, todo, config, batch_size, line)
+            todo = shards.snapshot() if is_stuck else None
         counts = _seal(stage, [shard.name for shard in snapshot])
     is_stopped = stage.max_dead is not None and counts["dead_letters"] > stage.max_dead
     if counts["missing"] and not is_stopped:
@@ -69,8 +69,11 @@ def run_pool(
 
 def _stream(
     stage: PoolStage, snapshot: Sequence[Shard], config: PoolConfig, batch_size: int, line: Watch
-) -> None:
-    """Make every waiting row, unless so many fail that the stage gives up."""
+) -> bool:
+    """Make every waiting row, unless so many fail that the stage gives up.
+
+    Returns whether it ended because work is stuck with replicas that do not come back.
+    """
     import ray.data
 
     from cotray.stages.guard import guard
@@ -109,9 +112,10 @@ def _stream(
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             num_dead += sum(table["dead"].to_pylist())  # pyright: ignore[reportAttributeAccessIssue]
             if stage.max_dead is not None and num_dead > stage.max_dead:
-                return
+                break
     except Stuck:
-        line.is_stuck = True
+        return True
+    return False
 
 
 def _units(sizes: dict[str, int], batch_size: int) -> list[dict[str, Any]]:
@@ -143,7 +147,7 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
     import ray
 
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
-    num_at_once = SEALERS_PER_NODE * sum(node["Alive"] for node in ray.nodes())
+    num_at_once = SEALERS_PER_NODE * num_nodes()
     stage_ref = ray.put(stage)
     counts, running, names_left = Counter[str](), [], iter(names)
     while True:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cotray.config import PoolConfig
 from cotray.data.shards import Shards
 from cotray.errors import DataError, StageError
+from cotray.stages.cluster import num_nodes
 from cotray.stages.metrics import gauge
 from cotray.stages.monitor import Snapshot, start_monitor
 from cotray.stages.relay import OnMetrics
@@ -46,7 +47,6 @@ class Watch:
         self.is_waiting = False
         """All that is left to do is with replicas that Ray is restarting."""
         self.failure: StageError | Stuck | None = None
-        self.is_stuck = False
         self.snapshot: Snapshot | None = None
         self.started = self.moved = self.drawn = self.noted = time.monotonic()
         self.state: Any = None
@@ -61,7 +61,7 @@ class Watch:
             return
         now = time.monotonic()
         self.snapshot = snapshot
-        state = (snapshot.rows, snapshot.replica_starts, self.replicas[0], self._nodes())
+        state = (snapshot.rows, snapshot.replica_starts, self.replicas[0], num_nodes())
         if state != self.state:
             self.state, self.moved = state, now
         elif now - self.moved > self.config.stall_timeout_s and not is_last:
@@ -88,11 +88,6 @@ class Watch:
             counts["retries"] = self.snapshot.counts["retries"]
             counts["made"] = self.snapshot.counts["rows"]
         return counts
-
-    def _nodes(self) -> int:
-        import ray
-
-        return sum(node["Alive"] for node in ray.nodes())
 
     def _draw(self, snapshot: Snapshot) -> None:
         running, starting = self.replicas

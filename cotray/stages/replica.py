@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cotray.data.shards import Shard, Shards
+from cotray.data.shards import Shard, Shards, batch_key
 from cotray.data.storage import patiently
-from cotray.data.store import DeadLetter, fingerprint
+from cotray.data.store import DeadLetter
 from cotray.errors import CotrayError, EngineDied, StageError
 from cotray.records import Record
 from cotray.stages.metrics import count
@@ -114,10 +114,9 @@ class Replica:
         return counts
 
     def _begin(self, records: Sequence[Any]) -> BatchReport:
-        keys = sorted(f"{record.kind}/{record.id}" for record in records)
         ids = [record.id for record in records]
         target = self.stage.shards.target
-        return BatchReport(target, self.monitor, fingerprint(keys), self.name, self.node, ids)
+        return BatchReport(target, self.monitor, batch_key(records), self.name, self.node, ids)
 
     def _together(self, records: Sequence[Any], report: BatchReport) -> list[Any]:
         try:
