@@ -143,7 +143,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/las/live", dependencies=admitted)
     async def live() -> dict[str, Any]:
-        return await service.backend.live()
+        return await service.live()
 
     @app.post("/v1/las", dependencies=admitted, response_class=StreamingResponse)
     async def las_of(body: LasRequest, request: Request) -> StreamingResponse:

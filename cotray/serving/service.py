@@ -52,6 +52,8 @@ class Service:
         self.backend, self.config = backend, config
         self.access = Access(tuple(keys), per_minute=config.requests_per_minute)
         self.num_waiting = 0
+        self.num_answered = dict.fromkeys(backend.shares, 0)
+        """Live answers by version, since this process began."""
 
     async def admit(self, request: Request) -> None:
         """For every route below /v1."""
@@ -100,8 +102,16 @@ class Service:
 
     def observe(self, model: str, pair: QAPair, reply: Reply) -> None:
         """A share of the live answers, drawn at random."""
+        self.num_answered[model] += 1
         if random.random() < self.config.live_share:
             self.backend.observe(model, student_row(pair, reply.rationale, reply.answer))
+
+    async def live(self) -> dict[str, Any]:
+        """Online LAS of every version, and how many answers it gave."""
+        live = await self.backend.live()
+        for name, version in live["versions"].items():
+            version["answered"] = self.num_answered[name]
+        return live
 
     def _enter(self) -> None:
         if self.num_waiting >= self.config.max_queued:
