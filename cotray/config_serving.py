@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,10 @@ class ServingConfig(Config):
     `open`: no keys, and then on loopback alone."""
     students: tuple[StudentVersion, ...] = ()
     """Versions served side by side; empty: the one in run_dir, under the name `student`."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """Of the students. `auto`: vllm where it is installed and knows the model, else transformers."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to vLLM's EngineArgs."""
     student: DeploymentConfig = DeploymentConfig()
     simulator: DeploymentConfig = DeploymentConfig()
     live_share: Fraction = 0.1
@@ -48,6 +52,8 @@ class ServingConfig(Config):
     """/healthz/faithfulness turns red where a version's LAS is below this."""
     max_body_bytes: int = Field(default=1 << 20, ge=1 << 10)
     max_choices: int = Field(default=100, ge=2)
+    max_chars: int = Field(default=8000, ge=1)
+    """Of a question with its choices and its rationale."""
     max_rows: int = Field(default=2000, ge=1)
     """Of one /v1/las request."""
     max_queued: int = Field(default=64, ge=1)
@@ -56,7 +62,7 @@ class ServingConfig(Config):
     """Of one key, at one ingress replica; 0 = no limit. More are answered 429 with Retry-After."""
     timeout_s: float = Field(default=60, gt=0)
     logged_text: Literal["none", "all"] = "none"
-    """Whether questions and rationales appear in logs."""
+    """`all`: a log line per answer, with question, rationale and answer."""
 
     @model_validator(mode="after")
     def _open_means_loopback(self) -> Self:

@@ -25,4 +25,8 @@ class StageError(CotrayError, RuntimeError):
 
 
 class EngineDied(CotrayError, RuntimeError):
-    """The teacher's engine process is gone; its replica must go too. Ray starts another."""
+    """An engine's process is gone; its replica must go too. Ray starts another."""
+
+
+class TooLong(CotrayError, ValueError):
+    """A question that does not fit into the student's window."""

@@ -1,16 +1,9 @@
-"""The whole application on Ray Serve: real models (tiny, random), the real openai client, real faults."""
+"""The whole application on Ray Serve: real models (tiny, random), the real openai client."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import socket
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,71 +12,31 @@ import httpx
 import openai
 import pytest
 
-from cotray.config import RunConfig, parse_config
-from cotray.data.store import Manifest, RunFolder
-from cotray.models import model_path
+from cotray.config import RunConfig
 from cotray.records import QAPair, StudentAnswer
 from cotray.scoring.las import las
 from cotray.scoring.predict import Student
 from cotray.scoring.simulate import Simulator
+from tests.serving import KEY, run_folder, served, serving_config, wait_for
 
 pytestmark = pytest.mark.ray
 
-KEY = "test-key"
 PAIR = QAPair("q", "multiple_choice", "Where does rain come from?", ("clouds", "rivers", "snow"), "")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run folder as `score` leaves it, with untrained models."""
-    root = tmp_path_factory.mktemp("run")
-    folder = RunFolder(str(root))
-    for stage, model in (("student", "random:qwen2"), ("simulator", "random:t5")):
-        shutil.copytree(model_path(model), root / stage)
-        folder.begin(stage, settings={}, input="", overwrite=False)
-        folder.finish(Manifest(stage, {}, "", 0, 0, 0))
-    return parse_config(
-        {
-            "run_dir": str(root),
-            "scoring": {"max_new_tokens": 16},
-            "serving": {"port": free_port(), "live_share": 1.0, "live_window": 50, "max_queued": 32},
-        }
-    )
+    """Two versions: `student` decoder-only, `paper` encoder-decoder and never chosen by chance."""
+    first = run_folder(tmp_path_factory.mktemp("run"), student="random:qwen2")
+    second = run_folder(tmp_path_factory.mktemp("run"), student="random:t5", simulator="random:qwen2")
+    versions = [{"name": "student", "run_dir": first}, {"name": "paper", "run_dir": second, "share": 1e-12}]
+    return serving_config(first, students=versions)
 
 
 @pytest.fixture(scope="module")
 def url(config: RunConfig) -> Iterator[str]:
-    import ray
-    from ray import serve
-
-    from cotray.stages.cluster import cluster
-    from cotray.stages.serve import deploy
-
-    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COTRAY_API_KEYS", KEY)
-        ray.init(
-            address="local",
-            num_cpus=8,
-            object_store_memory=150_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-        try:
-            with cluster(config.ray):
-                deploy(config)
-                yield f"http://127.0.0.1:{config.serving.port}"
-        finally:
-            serve.shutdown()
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    with served(config) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +54,9 @@ def student(config: RunConfig) -> Student:
     )
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    for _ in range(600):
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError("not within a minute")
-
-
 def test_the_openai_client_lists_completes_and_streams(url: str, student: Student) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
-    assert [model.id for model in client.models.list()] == ["student"]
+    assert [model.id for model in client.models.list()] == ["student", "paper"]
     asked: Any = {
         "model": "student",
         "messages": [{"role": "user", "content": PAIR.question}],
@@ -197,6 +142,32 @@ def test_las_of_answers_made_elsewhere_is_that_of_the_offline_functions(
         assert shown is value is None or shown == pytest.approx(value, abs=1e-9)
 
 
+def test_two_versions_answer_side_by_side_each_with_its_own_simulator(
+    config: RunConfig, http: httpx.Client
+) -> None:
+    """The second is an encoder-decoder; without a name the first is drawn (its share is nearly all)."""
+    folder = config.serving.students[1].run_dir
+    paper = Student(f"{folder}/student", config=config.scoring, tags="on", seed=0, method=config.method)
+    (expected,) = paper.respond([PAIR], [None])
+    question = {"question": PAIR.question, "choices": PAIR.choices}
+    answer = http.post("/v1/answer", json=question | {"model": "paper"}).json()
+    assert (answer["model"], answer["rationale"], answer["answer"]) == (
+        "paper",
+        expected.rationale,
+        expected.answer,
+    )
+    assert http.post("/v1/answer", json=question).json()["model"] == "student"
+    row = StudentAnswer.from_row(PAIR.to_row() | {"rationale": "Rain.", "student_answer": "snow"})
+    says = {}
+    for version in config.serving.students:
+        (simulated,) = Simulator(f"{version.run_dir}/simulator", mode="trained").simulate([row])
+        body = question | {"rationale": "Rain.", "answer": "snow", "model": version.name}
+        said = http.post("/v1/simulate", json=body).json()
+        says[version.name] = (said["sim_x"], said["sim_e"], said["sim_xe"])
+        assert says[version.name] == (simulated.sim_x, simulated.sim_e, simulated.sim_xe)
+    assert says["student"] != says["paper"]
+
+
 def test_live_answers_reach_the_window_without_their_text(config: RunConfig, http: httpx.Client) -> None:
     before = http.get("/v1/las/live").json()["versions"]["student"]["seen"]
     for _ in range(3):
@@ -206,50 +177,20 @@ def test_live_answers_reach_the_window_without_their_text(config: RunConfig, htt
         return http.get("/v1/las/live").json()
 
     wait_for(lambda: live()["versions"]["student"]["seen"] >= before + 3)
-    assert live()["versions"]["student"]["rows"] > 0 and not live()["stale"]
+    assert live()["versions"]["student"]["rows"] > 0 and not live()["versions"]["student"]["stale"]
     saved = Path(config.run_dir) / "live" / "student.jsonl"
     wait_for(saved.is_file)
     assert "ice" not in saved.read_text()
 
 
-def replicas(name: str) -> list[int]:
-    """Processes of a deployment's replicas."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                title = (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(f"ray::ServeReplica:cotray:{name}".encode()):
-                found.append(int(process.name))
-    return found
-
-
-def test_a_killed_student_costs_at_most_the_requests_it_had(http: httpx.Client) -> None:
-    """The client's one retry succeeds."""
-    (pid,) = replicas("student-student")
-    body = {"question": "Is ice cold?", "task": "yes_no"}
-    stop = threading.Event()
-
-    def ask() -> list[bool]:
-        outcomes = []
-        while not stop.is_set():
-            codes = [http.post("/v1/answer", json=body).status_code]
-            if codes[0] != 200:
-                wait_for(lambda: len(replicas("student-student")) == 1)
-                codes.append(http.post("/v1/answer", json=body).status_code)
-            outcomes.append(codes[-1] == 200)
-        return outcomes
-
-    with ThreadPoolExecutor(4) as threads:
-        asking = [threads.submit(ask) for _ in range(4)]
-        os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: replicas("student-student") not in ([], [pid]))
-        stop.set()
-        assert all(outcome for each in asking for outcome in each.result())
-
-
 def test_the_service_is_ready_when_all_models_are(http: httpx.Client) -> None:
-    wait_for(lambda: http.get("/readyz").status_code == 200)
-    assert set(http.get("/readyz").json()) == {"student-student", "simulator", "las-monitor", "ingress"}
+    ready = http.get("/readyz")
+    loaded = {"student": True, "paper": True}
+    assert (ready.status_code, ready.json()) == (200, {"student": loaded, "simulator": loaded})
+
+
+def test_every_response_has_one_request_id_which_a_client_may_choose(http: httpx.Client) -> None:
+    ids = http.get("/healthz").headers.get_list("x-request-id")
+    assert len(ids) == 1 and ids[0]
+    chosen = http.get("/healthz", headers={"x-request-id": "mine-7"}).headers.get_list("x-request-id")
+    assert chosen == ["mine-7"]

@@ -18,7 +18,7 @@ from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.scoring.las import las
 from cotray.serving.access import Access, load_keys
 from cotray.serving.app import create_app
-from cotray.serving.service import Busy
+from cotray.serving.service import Unavailable
 from cotray.serving.window import Window, Windows
 
 KEY = "secret-key"
@@ -37,7 +37,7 @@ class Scripted:
 
     async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
         if self.is_busy:
-            raise Busy
+            raise Unavailable("all models are busy; try again")
         await self.released.wait()
         answer = pair.choices[0] if pair.choices else "rain"
         logprobs = tuple(-float(index) for index in range(len(pair.choices)))
@@ -50,7 +50,7 @@ class Scripted:
             yield f"{word} "
         yield reply
 
-    async def simulate(self, row: StudentAnswer) -> Simulation:
+    async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
         says = {"sim_x": row.choices[0], "sim_e": row.choices[-1], "sim_xe": row.choices[0]}
         return Simulation.from_row(row.to_row() | says)
 
@@ -58,10 +58,10 @@ class Scripted:
         self.observed.append(row)
 
     async def live(self) -> dict[str, Any]:
-        return {"versions": {"student": {"las": 0.1, "alarm": True}}, "stale": False}
+        return {"versions": {"student": {"las": 0.1, "alarm": True, "stale": False}}}
 
-    async def ready(self) -> dict[str, bool]:
-        return {"student": not self.is_busy}
+    async def ready(self) -> dict[str, dict[str, bool]]:
+        return {"student": {"student": not self.is_busy}, "simulator": {"student": False}}
 
 
 def client(backend: Scripted, **serving: Any) -> httpx.AsyncClient:
@@ -265,9 +265,11 @@ def test_a_window_keeps_the_last_rows_and_comes_back_from_its_file() -> None:
 
 
 def test_live_las_is_stale_while_the_simulator_fails() -> None:
-    windows = Windows(["a"], size=20, alarm_below=None, clock=lambda: 7.0)
+    windows = Windows(["a", "b"], size=20, alarm_below=None, clock=lambda: 7.0)
     windows.missed("a")
-    assert windows.live()["stale"] and windows.live()["versions"]["a"]["missed"] == 1
+    live = windows.live()["versions"]
+    assert (live["a"]["stale"], live["a"]["stale_since"], live["a"]["missed"]) == (True, 7.0, 1)
+    assert not live["b"]["stale"]
     row = Simulation("q", "yes_no", "Q?", ("yes", "no"), "yes", sim_x="no", sim_e="no", sim_xe="no")
     windows.add("a", replace(row, student_answer="no"))
-    assert not windows.live()["stale"]
+    assert not windows.live()["versions"]["a"]["stale"]

@@ -40,6 +40,11 @@ def tag_of(kind: Kind, tags: Tags, *, seed: int, record_id: str) -> str:
     return f"[{kind}]"
 
 
+def inference_tag(tags: Tags) -> str:
+    """Every question is a factual one; shuffled tags are an ablation of training alone."""
+    return tag_of("factual", "on" if tags == "shuffled" else tags, seed=0, record_id="")
+
+
 def student_example(rationale: Rationale, *, tags: Tags, seed: int, is_encoder_decoder: bool) -> TrainExample:
     """Factual: every target token is learned. Counterfactual: the answer alone (METHOD 3.2)."""
     tag = tag_of(rationale.kind, tags, seed=seed, record_id=rationale.id)

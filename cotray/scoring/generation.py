@@ -7,8 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 
 
-@torch.inference_mode()
 def generate_texts(
+    model, tokenizer, sources: Sequence[str], *, forced: str, max_new_tokens: int
+) -> list[str]:
+    """Continue each source, which is followed by `forced` (encoder-decoders: the decoder starts with it).
+
+    Returns the continuations without `forced`, up to the end of sequence.
+    """
+    written = generate_ids(model, tokenizer, sources, forced=forced, max_new_tokens=max_new_tokens)
+    return tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+@torch.inference_mode()
+def generate_ids(
     model,
     tokenizer,
     sources: Sequence[str],
@@ -16,11 +27,11 @@ def generate_texts(
     forced: str,
     max_new_tokens: int,
     on_step: Callable[[list[int]], None] | None = None,
-) -> list[str]:
-    """Continue each source, which is followed by `forced` (encoder-decoders: the decoder starts with it).
+) -> list[list[int]]:
+    """As `generate_texts`, in token ids, each with its end of sequence if it has one.
 
-    Returns the continuations without `forced`, up to the end of sequence. `on_step` hears every step's
-    token of each source while they are made; after a source's end they are padding.
+    `on_step` hears every step's token of each source while they are made; after a source's end they are
+    padding.
     """
     from transformers import GenerationConfig
 
@@ -45,7 +56,11 @@ def generate_texts(
     inputs.pop("token_type_ids", None)
     streamer = _Steps(on_step) if on_step is not None else None
     output = model.generate(**inputs.to(model.device), generation_config=greedy, streamer=streamer)
-    return tokenizer.batch_decode(output[:, num_forced:], skip_special_tokens=True)
+    return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
+
+
+def _up_to_end(row: list[int], eos: int) -> list[int]:
+    return row[: row.index(eos) + 1] if eos in row else row
 
 
 class _Steps:

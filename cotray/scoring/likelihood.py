@@ -27,21 +27,24 @@ class Context:
 def candidate_logprobs(model, tokenizer, contexts: Sequence[Context]) -> list[list[float]]:
     """Natural-log probability of each candidate's tokens, end of sequence not included."""
     is_encoder_decoder = model.config.is_encoder_decoder
-    encoded = [
-        [
-            encode(
-                TrainExample("", "factual", c.source, c.target_prefix + text, len(c.target_prefix)),
-                tokenizer,
-                is_encoder_decoder=is_encoder_decoder,
-                ends=False,
-            )
-            for text in c.candidates
-        ]
-        for c in contexts
-    ]
+    encoded = [encode_candidates(c, tokenizer, is_encoder_decoder=is_encoder_decoder) for c in contexts]
     if is_encoder_decoder:
         return _score_encoder_decoder(model, tokenizer, encoded)
     return _score_decoder_only(model, tokenizer, encoded)
+
+
+def encode_candidates(context: Context, tokenizer, *, is_encoder_decoder: bool) -> list[Encoded]:
+    """One sequence per candidate, whose supervised tokens are the candidate's."""
+    prefix = context.target_prefix
+    return [
+        encode(
+            TrainExample("", "factual", context.source, prefix + text, len(prefix)),
+            tokenizer,
+            is_encoder_decoder=is_encoder_decoder,
+            ends=False,
+        )
+        for text in context.candidates
+    ]
 
 
 def likeliest(candidates: Sequence[str], logprobs: Sequence[float]) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from cotray.config import ScoringConfig
 from cotray.models import load_for_inference
-from cotray.prompts.student import ANSWER_PHRASE, Tags, parse_student, student_source, tag_of, target_prefix
-from cotray.records import QAPair, Rationale, Reply, StudentAnswer, normalized
-from cotray.scoring.generation import generate_texts
+from cotray.prompts.student import Tags, inference_tag, parse_student, student_source, target_prefix
+from cotray.records import QAPair, Rationale, Reply, StudentAnswer
+from cotray.scoring.generation import generate_ids, generate_texts
 from cotray.scoring.likelihood import Context, candidate_logprobs, likeliest
+from cotray.scoring.reply import MAX_ANSWER_TOKENS, check_length, first_line, make_reply, match_choice
 from cotray.seeds import seeded
 
 
@@ -19,8 +20,7 @@ class Student:
     def __init__(self, model: str, *, config: ScoringConfig, tags: Tags, seed: int, method: str) -> None:
         self.model, self.tokenizer = load_for_inference(model)
         self.config, self.seed, self.method = config, seed, method
-        # Shuffled tags are a training ablation: at inference every question is a factual one.
-        self.tag = tag_of("factual", "on" if tags == "shuffled" else tags, seed=seed, record_id="")
+        self.tag = inference_tag(tags)
 
     def answer(self, rationales: Sequence[Rationale]) -> list[StudentAnswer]:
         """One StudentAnswer per factual rationale; test rows also get the two interventions.
@@ -50,6 +50,12 @@ class Student:
             for i, r in enumerate(rationales)
         ]
 
+    def check(self, pair: QAPair, rationale: str | None) -> None:
+        """Raises TooLong for a question that does not fit into the model."""
+        # T5's positions are relative: its configuration names no length.
+        longest = getattr(self.model.config, "max_position_embeddings", None)
+        check_length(self.tokenizer, student_source(pair, tag=self.tag), rationale, self.config, longest)
+
     def respond(
         self,
         pairs: Sequence[QAPair],
@@ -62,7 +68,8 @@ class Student:
         The answers are those of `answer`. `on_step` hears the tokens of the questions without a rationale.
         """
         free = [i for i, rationale in enumerate(rationales) if rationale is None]
-        texts = dict(zip(free, self._texts([pairs[i] for i in free], on_step), strict=True))
+        ids = dict(zip(free, self._generate([pairs[i] for i in free], on_step), strict=True))
+        texts = {i: str(self.tokenizer.decode(row, skip_special_tokens=True)) for i, row in ids.items()}
         written = [
             parse_student(texts[i], tag=self.tag) if i in texts else (str(rationales[i]), "")
             for i in range(len(pairs))
@@ -80,33 +87,18 @@ class Student:
             )
         )
         return [
-            self._reply(pair, texts.get(i), written[i][0], matched[i], said.get(i, ""), logprobs[i])
+            make_reply(
+                pair,
+                texts.get(i),
+                rationale=written[i][0],
+                answer=matched[i],
+                forced=said.get(i, ""),
+                logprobs=logprobs[i],
+                num_prompt_tokens=len(self.tokenizer(student_source(pair, tag=self.tag)).input_ids),
+                num_tokens=len(ids.get(i, [])),
+            )
             for i, pair in enumerate(pairs)
         ]
-
-    def _reply(
-        self,
-        pair: QAPair,
-        text: str | None,
-        rationale: str,
-        matched: str | None,
-        said: str,
-        logprobs: Sequence[float],
-    ) -> Reply:
-        answer = matched if matched is not None else likeliest(pair.choices, logprobs) if logprobs else said
-        shown = (text or "").strip()
-        if text is not None and matched is None:
-            shown = f"{shown}{ANSWER_PHRASE} {answer}".strip()
-        source = student_source(pair, tag=self.tag)
-        return Reply(
-            shown,
-            rationale,
-            answer,
-            matched is not None,
-            tuple(logprobs),
-            len(self.tokenizer(source).input_ids),
-            len(self.tokenizer(text or "", add_special_tokens=False).input_ids),
-        )
 
     def _choice_logprobs(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[list[float]]:
         """Of every choice after the rationale; [] for open questions."""
@@ -119,17 +111,19 @@ class Student:
 
     def _write(self, pairs: Sequence[QAPair]) -> list[tuple[str, str]]:
         """(rationale, answer as written) for every question."""
-        return [parse_student(text, tag=self.tag) for text in self._texts(pairs)]
+        rows = self._generate(pairs)
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+        return [parse_student(text, tag=self.tag) for text in texts]
 
-    def _texts(
+    def _generate(
         self, pairs: Sequence[QAPair], on_step: Callable[[list[int]], None] | None = None
-    ) -> list[str]:
+    ) -> list[list[int]]:
         sources = [student_source(pair, tag=self.tag) for pair in pairs]
         if not sources:
             return []
         forced = self.tag if self.model.config.is_encoder_decoder else ""
         most = self.config.max_new_tokens
-        return generate_texts(
+        return generate_ids(
             self.model, self.tokenizer, sources, forced=forced, max_new_tokens=most, on_step=on_step
         )
 
@@ -169,18 +163,6 @@ def perturb_tokens(ids: Sequence[int], vocabulary: Sequence[int], *, fraction: f
     return replaced
 
 
-def match_choice(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that equals `answer` but for case and spacing; open questions take any non-empty answer."""
-    if not choices:
-        return answer or None
-    return next((choice for choice in choices if _plain(choice) == _plain(answer)), None)
-
-
-def _plain(text: str) -> str:
-    """As answers are compared, and without the full stop that students like to add."""
-    return normalized(text).rstrip(".")
-
-
 def choose_or_write(
     model, tokenizer, contexts: Sequence[Context], choices: Sequence[Sequence[str]]
 ) -> list[str]:
@@ -194,7 +176,11 @@ def choose_or_write(
         if not options:
             context = contexts[i]
             text = generate_texts(
-                model, tokenizer, [context.source], forced=context.target_prefix, max_new_tokens=16
+                model,
+                tokenizer,
+                [context.source],
+                forced=context.target_prefix,
+                max_new_tokens=MAX_ANSWER_TOKENS,
             )[0]
-            results[i] = text.strip().split("\n")[0].rstrip(".")
+            results[i] = first_line(text)
     return [results[i] for i in range(len(contexts))]

@@ -50,7 +50,7 @@ def create_app(backend: Backend, config: ServingConfig, keys: Sequence[str]) -> 
     _add_health(app, service)
     _add_openai(app, service)
     _add_tasks(app, service)
-    app.add_middleware(Envelope, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(Envelope, max_body_bytes=config.max_body_bytes, timeout_s=config.timeout_s)
     return app
 
 
@@ -59,18 +59,19 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": dict[str, bool]}})
+    @app.get("/readyz", responses={503: {"model": dict[str, dict[str, bool]]}})
     async def readyz() -> JSONResponse:
-        """Whether every model is loaded."""
+        """Which models are loaded; 503 while a student is missing. Answers need no simulator."""
         ready = await service.backend.ready()
-        return JSONResponse(ready, 200 if all(ready.values()) else 503)
+        return JSONResponse(ready, 200 if all(ready["student"].values()) else 503)
 
     @app.get("/healthz/faithfulness", responses={503: {"model": dict[str, Any]}})
     async def faithfulness() -> JSONResponse:
         """503 while a version's live LAS is below `alarm_below`."""
-        live = await service.backend.live()
-        alarms = {name: version["las"] for name, version in live["versions"].items() if version["alarm"]}
-        return JSONResponse({"alarms": alarms, "stale": live["stale"]}, 503 if alarms else 200)
+        versions = (await service.backend.live())["versions"]
+        alarms = {name: version["las"] for name, version in versions.items() if version["alarm"]}
+        stale = [name for name, version in versions.items() if version["stale"]]
+        return JSONResponse({"alarms": alarms, "stale": stale}, 503 if alarms else 200)
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:
@@ -123,7 +124,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
     @app.post("/v1/answer", dependencies=admitted)
     async def answer(body: AnswerRequest, request: Request) -> AnswerResponse:
         model = service.version(body.model)
-        pair = service.check(body.pair(request.state.id))
+        pair = service.check(body.pair(request.state.id), body.rationale)
         reply = await service.call(service.backend.answer, model, pair, body.rationale)
         if body.rationale is None:
             service.observe(model, pair, reply)
@@ -131,8 +132,9 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/simulate", dependencies=admitted)
     async def simulate(body: SimulateRequest, request: Request) -> SimulateResponse:
-        row = student_row(service.check(body.pair(request.state.id)), body.rationale, body.answer)
-        said = await service.call(service.backend.simulate, row)
+        pair = service.check(body.pair(request.state.id), body.rationale)
+        row = student_row(pair, body.rationale, body.answer)
+        said = await service.call(service.backend.simulate, service.version(body.model), row)
         return SimulateResponse(
             id=row.id,
             sim_x=said.sim_x,
@@ -152,7 +154,7 @@ def _add_tasks(app: FastAPI, service: Service) -> None:
             raise Refused(400, f"more than {service.config.max_rows} rows", code="too_many_rows")
         model = service.version(body.model)
         pairs = [
-            service.check(row.pair(row.id or f"{request.state.id}-{index}"))
+            service.check(row.pair(row.id or f"{request.state.id}-{index}"), row.rationale)
             for index, row in enumerate(body.rows)
         ]
         return StreamingResponse(_las_lines(service, model, body, pairs), media_type="application/x-ndjson")
@@ -168,9 +170,10 @@ async def _las_lines(
         async with limit:
             rationale, answer = row.rationale, row.answer
             if rationale is None or answer is None:
-                reply = await service.call(service.backend.answer, model, pair, None)
+                reply = await service.call_patiently(service.backend.answer, model, pair, None)
                 rationale, answer = reply.rationale, reply.answer
-            return await service.call(service.backend.simulate, student_row(pair, rationale, answer))
+            row_ = student_row(pair, rationale, answer)
+            return await service.call_patiently(service.backend.simulate, model, row_)
 
     tasks = [asyncio.ensure_future(one(row, pair)) for row, pair in zip(body.rows, pairs, strict=True)]
     done: list[Simulation] = []
@@ -179,7 +182,8 @@ async def _las_lines(
             done.append(await task)
             shown = asdict(done[-1]) | {"leaking": done[-1].sim_e == done[-1].student_answer}
             yield _line(LasLine(type="row", done=len(done), total=total, row=shown))
-        report = las(
+        report = await asyncio.to_thread(
+            las,
             [row.student_answer for row in done],
             [row.sim_x for row in done],
             [row.sim_e for row in done],

@@ -82,6 +82,8 @@ class AnswerResponse(BaseModel):
 
 
 class SimulateRequest(Question):
+    model: str | None = None
+    """The student version whose simulator is asked."""
     rationale: Annotated[str, StringConstraints(max_length=20_000)]
     answer: Text
     """What the student answered: what the simulator should predict."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -10,20 +13,22 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 
 from cotray.config import ServingConfig
+from cotray.errors import TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import Access
 from cotray.serving.envelope import Refused
 from cotray.serving.schema import student_row
 
 T = TypeVar("T")
+log = logging.getLogger("cotray.answers")
 
 
-class Busy(Exception):
-    """The models' queue is full."""
+class Unavailable(Exception):
+    """The models cannot take the request now: their queue is full, or a replica died with it."""
 
 
 class Backend(Protocol):
-    """The models, wherever they run; any call may raise Busy."""
+    """The models, wherever they run; any call may raise Unavailable or TooLong."""
 
     shares: dict[str, float]
     """Every version's name, and its share of the requests that name none."""
@@ -34,7 +39,9 @@ class Backend(Protocol):
         """Pieces of the text as the student writes it, then the Reply."""
         ...
 
-    async def simulate(self, row: StudentAnswer) -> Simulation: ...
+    async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
+        """By the simulator of that version."""
+        ...
 
     def observe(self, model: str, row: StudentAnswer) -> None:
         """A live answer, for online LAS; returns at once."""
@@ -42,7 +49,9 @@ class Backend(Protocol):
 
     async def live(self) -> dict[str, Any]: ...
 
-    async def ready(self) -> dict[str, bool]: ...
+    async def ready(self) -> dict[str, dict[str, bool]]:
+        """Of every version whether its `student` and its `simulator` are loaded."""
+        ...
 
 
 class Service:
@@ -74,35 +83,57 @@ class Service:
             raise Refused(404, f"no model {name!r}; there are {', '.join(shares)}", code="model_not_found")
         return name
 
-    def check(self, pair: QAPair) -> QAPair:
-        if len(pair.choices) > self.config.max_choices:
-            raise Refused(400, f"more than {self.config.max_choices} choices", code="too_many_choices")
+    def check(self, pair: QAPair, rationale: str | None = None) -> QAPair:
+        most = self.config.max_choices
+        if len(pair.choices) > most:
+            raise Refused(400, f"more than {most} choices", code="too_many_choices")
+        num_chars = len(pair.question) + sum(map(len, pair.choices)) + len(rationale or "")
+        if num_chars > self.config.max_chars:
+            limit = f"{self.config.max_chars} characters"
+            raise Refused(400, f"question, choices and rationale have more than {limit}", code="too_long")
         return pair
 
     async def call(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """`work(*arguments)` with the limits of queue and time."""
-        self._enter()
-        try:
-            return await asyncio.wait_for(work(*arguments), self.config.timeout_s)
-        except (Busy, TimeoutError) as problem:
-            raise _refused(problem, self.config) from None
-        finally:
-            self.num_waiting -= 1
+        """`work(*arguments)` within the limits of queue and time."""
+        async with self._place():
+            return await work(*arguments)
+
+    async def call_patiently(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """As `call`, but waits where there is no place, up to the timeout."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.config.timeout_s
+        while True:
+            try:
+                return await self.call(work, *arguments)
+            except Refused as problem:
+                if problem.retry_after_s is None or loop.time() > give_up:
+                    raise
+                await asyncio.sleep(problem.retry_after_s)
 
     async def stream(self, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:
-        self._enter()
-        try:
-            async with asyncio.timeout(self.config.timeout_s):
+        """The pieces, taken from the model as they come: a client that reads slowly keeps no place."""
+        ready = asyncio.Queue[str | Reply | None]()
+
+        async def take() -> None:
+            async with self._place():
                 async for piece in pieces:
-                    yield piece
-        except (Busy, TimeoutError) as problem:
-            raise _refused(problem, self.config) from None
+                    ready.put_nowait(piece)
+
+        taking = asyncio.ensure_future(take())
+        taking.add_done_callback(lambda _: ready.put_nowait(None))
+        try:
+            while (piece := await ready.get()) is not None:
+                yield piece
+            await taking
         finally:
-            self.num_waiting -= 1
+            taking.cancel()
 
     def observe(self, model: str, pair: QAPair, reply: Reply) -> None:
-        """A share of the live answers, drawn at random."""
+        """After every live answer; a share of them, drawn at random, is for online LAS."""
         self.num_answered[model] += 1
+        if self.config.logged_text == "all":
+            shown = {"id": pair.id, "model": model, "question": pair.question, "choices": pair.choices}
+            log.info(json.dumps(shown | {"rationale": reply.rationale, "answer": reply.answer}))
         if random.random() < self.config.live_share:
             self.backend.observe(model, student_row(pair, reply.rationale, reply.answer))
 
@@ -113,13 +144,21 @@ class Service:
             version["answered"] = self.num_answered[name]
         return live
 
-    def _enter(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """A place among the waiting for as long as the timeout; every problem as the client sees it."""
         if self.num_waiting >= self.config.max_queued:
-            raise _refused(Busy(), self.config)
+            raise Refused(503, "all models are busy; try again", code="overloaded", retry_after_s=1)
         self.num_waiting += 1
-
-
-def _refused(problem: Exception, config: ServingConfig) -> Refused:
-    if isinstance(problem, Busy):
-        return Refused(503, "all models are busy; try again", code="overloaded", retry_after_s=1)
-    return Refused(504, f"not done within {config.timeout_s:g} s", code="timeout")
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                yield
+        except Unavailable as problem:
+            raise Refused(503, str(problem), code="overloaded", retry_after_s=1) from None
+        except TooLong as problem:
+            raise Refused(400, str(problem), code="too_long") from None
+        except TimeoutError:
+            limit = f"not done within {self.config.timeout_s:g} s"
+            raise Refused(504, limit, code="timeout") from None
+        finally:
+            self.num_waiting -= 1

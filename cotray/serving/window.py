@@ -36,22 +36,34 @@ class Window:
     num_seen: int = 0
     num_missed: int = 0
     """Answers drawn for simulation that the simulator could not take."""
+    stale_since: float | None = None
+    """Since when the simulator has not answered; None while it does."""
+    _reported: tuple[int, LasReport] | None = field(default=None, compare=False)
 
     def add(self, simulation: Simulation, *, at: float) -> None:
         s = simulation
         self.rows.append(Seen(at, s.student_answer, s.sim_x, s.sim_e, s.sim_xe))
         self.num_seen += 1
+        self.stale_since = None
         while len(self.rows) > self.size:
             self.rows.popleft()
 
+    def miss(self, *, at: float) -> None:
+        self.num_missed += 1
+        self.stale_since = self.stale_since or at
+
     def report(self) -> LasReport:
-        return las(
-            [row.student for row in self.rows],
-            [row.sim_x for row in self.rows],
-            [row.sim_e for row in self.rows],
-            [row.sim_xe for row in self.rows],
-            num_resamples=NUM_RESAMPLES,
-        )
+        """Computed once for the same answers, however many look."""
+        if self._reported is None or self._reported[0] != self.num_seen:
+            report = las(
+                [row.student for row in self.rows],
+                [row.sim_x for row in self.rows],
+                [row.sim_e for row in self.rows],
+                [row.sim_xe for row in self.rows],
+                num_resamples=NUM_RESAMPLES,
+            )
+            self._reported = (self.num_seen, report)
+        return self._reported[1]
 
     def dump(self) -> bytes:
         head = {"num_seen": self.num_seen, "num_missed": self.num_missed}
@@ -76,16 +88,12 @@ class Windows:
     ) -> None:
         self.alarm_below, self.clock = alarm_below, clock
         self.windows = {version: Window(size) for version in versions}
-        self.failing_since: float | None = None
-        """Since when the simulator has not answered; None while it does."""
 
     def add(self, version: str, simulation: Simulation) -> None:
         self.windows[version].add(simulation, at=self.clock())
-        self.failing_since = None
 
     def missed(self, version: str) -> None:
-        self.windows[version].num_missed += 1
-        self.failing_since = self.failing_since or self.clock()
+        self.windows[version].miss(at=self.clock())
 
     def live(self) -> dict[str, Any]:
         """`GET /v1/las/live`: per version LAS with its interval, and whether it is an alarm."""
@@ -99,10 +107,7 @@ class Windows:
                 "missed": window.num_missed,
                 "last_at": window.rows[-1].at if window.rows else None,
                 "alarm": is_low,
+                "stale": window.stale_since is not None,
+                "stale_since": window.stale_since,
             }
-        return {
-            "versions": versions,
-            "alarm_below": self.alarm_below,
-            "stale": self.failing_since is not None,
-            "stale_since": self.failing_since,
-        }
+        return {"versions": versions, "alarm_below": self.alarm_below}

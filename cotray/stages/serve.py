@@ -10,56 +10,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
 
 from cotray.config import RunConfig, parse_config
-from cotray.config_serving import DeploymentConfig
+from cotray.config_serving import DeploymentConfig, StudentVersion
 from cotray.data.store import RunFolder
-from cotray.errors import DataError
+from cotray.errors import DataError, EngineDied, TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import load_keys
 from cotray.serving.app import create_app
-from cotray.serving.service import Busy
-from cotray.stages.deployments import LasMonitor, SimulatorReplica, StudentReplica
+from cotray.serving.service import Unavailable
+from cotray.stages.deployments import LasMonitor, SimulatorReplica
+from cotray.stages.students import StudentReplica
 
 GRACE_S = 60
 """A replica that is to go finishes what it has, for so long."""
+SURGE = 100
+"""Per cent. New replicas are ready before the old ones go, so that a new student costs no request."""
 
 
 def build_app(arguments: dict[str, Any]) -> serve.Application:
     """The application of one configuration tree; Ray Serve's application builder."""
     config = parse_config(_nested(arguments), source="serve arguments")
     serving = config.serving
-    runs = {version.name: version.run_dir for version in serving.students} or {"student": config.run_dir}
-    shares = {version.name: version.share for version in serving.students} or {"student": 1.0}
-    folders = {name: _run_folder(config, run_dir) for name, run_dir in runs.items()}
+    versions = serving.students or (StudentVersion(name="student", run_dir=config.run_dir),)
+    folders = {version.name: _run_folder(config, version.run_dir) for version in versions}
     students = {
-        name: serve.deployment(
-            StudentReplica, name=f"student-{name}", **_options(serving.student, serving.max_queued)
-        ).bind(config, folder.uri("student"))
+        name: _models(StudentReplica, f"student-{name}", serving.student, serving.max_queued).bind(
+            config, folder.uri("student")
+        )
         for name, folder in folders.items()
     }
-    first = next(iter(folders.values()))
-    simulator = serve.deployment(
-        SimulatorReplica, name="simulator", **_options(serving.simulator, serving.max_queued)
-    ).bind(config, first.uri("simulator"))
-    monitor = serve.deployment(LasMonitor, name="las-monitor", num_replicas=1, max_ongoing_requests=100).bind(
-        config, first.root, list(shares), simulator
+    simulators = {
+        name: _models(SimulatorReplica, f"simulator-{name}", serving.simulator, serving.max_queued).bind(
+            config, folder.uri("simulator")
+        )
+        for name, folder in folders.items()
+    }
+    monitor = serve.deployment(LasMonitor, name="las-monitor", max_ongoing_requests=100).bind(
+        config, {name: folder.root for name, folder in folders.items()}, simulators
     )
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
-        num_replicas=1,
         max_ongoing_requests=10 * serving.max_queued,
         graceful_shutdown_timeout_s=GRACE_S,
+        max_surge_percent=SURGE,
     )
-    return ingress.bind(config, load_keys(serving), shares, students, simulator, monitor)
+    shares = {version.name: version.share for version in versions}
+    return ingress.bind(config, load_keys(serving), shares, students, simulators, monitor)
 
 
 def _nested(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -84,18 +91,24 @@ def _run_folder(config: RunConfig, run_dir: str) -> RunFolder:
     )
 
 
-def _options(deployment: DeploymentConfig, max_queued: int) -> dict[str, Any]:
-    replicas = deployment.replicas
+def _models(replica: type, name: str, config: DeploymentConfig, max_queued: int) -> serve.Deployment:
+    """A deployment that Serve scales by the requests under way."""
     # Two batches per replica: one in the model, one gathering.
-    ongoing = 2 * deployment.max_batch_size
-    scaling = {"min_replicas": replicas.min, "max_replicas": replicas.max, "target_ongoing_requests": ongoing}
-    return {
-        "autoscaling_config": scaling,
-        "max_ongoing_requests": ongoing,
-        "max_queued_requests": max_queued,
-        "graceful_shutdown_timeout_s": GRACE_S,
-        "ray_actor_options": {"num_cpus": deployment.num_cpus, "num_gpus": deployment.num_gpus},
-    }
+    ongoing = 2 * config.max_batch_size
+    return serve.deployment(  # pyright: ignore[reportReturnType]
+        replica,
+        name=name,
+        autoscaling_config={
+            "min_replicas": config.replicas.min,
+            "max_replicas": config.replicas.max,
+            "target_ongoing_requests": ongoing,
+        },
+        max_ongoing_requests=ongoing,
+        max_queued_requests=max_queued,
+        graceful_shutdown_timeout_s=GRACE_S,
+        max_surge_percent=SURGE,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+    )
 
 
 class RayBackend:
@@ -105,27 +118,27 @@ class RayBackend:
         self,
         shares: dict[str, float],
         students: dict[str, DeploymentHandle],
-        simulator: DeploymentHandle,
+        simulators: dict[str, DeploymentHandle],
         monitor: DeploymentHandle,
         *,
         max_observed: int,
     ) -> None:
-        self.shares, self.students, self.simulator, self.monitor = shares, students, simulator, monitor
+        self.shares, self.students, self.simulators, self.monitor = shares, students, simulators, monitor
         self.max_observed, self.observing = max_observed, set[asyncio.Task]()
 
     async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
-        with _busy():
+        with _problems():
             return await self.students[model].answer.remote(pair, rationale)
 
     async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
-        with _busy():
+        with _problems():
             pieces: Any = self.students[model].options(stream=True).stream.remote(pair)
             async for piece in pieces:
                 yield piece
 
-    async def simulate(self, row: StudentAnswer) -> Simulation:
-        with _busy():
-            return await self.simulator.simulate.remote(row)
+    async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
+        with _problems():
+            return await self.simulators[model].simulate.remote(row)
 
     def observe(self, model: str, row: StudentAnswer) -> None:
         if len(self.observing) < self.max_observed:
@@ -140,19 +153,30 @@ class RayBackend:
     async def live(self) -> dict[str, Any]:
         return await self.monitor.live.remote()
 
-    async def ready(self) -> dict[str, bool]:
-        """Serve starts the ingress when the models are loaded, and takes it away with them."""
-        status = serve.status().applications
-        deployments = {k: d for app in status.values() for k, d in app.deployments.items()}
-        return {name: d.status.value == "HEALTHY" for name, d in deployments.items()}
+    async def ready(self) -> dict[str, dict[str, bool]]:
+        """Whether a replica runs; also in the middle of an update."""
+        status = await asyncio.to_thread(serve.status)
+        deployments = status.applications[serve.get_replica_context().app_name].deployments
+        running = {name: ReplicaState.RUNNING in d.replica_states for name, d in deployments.items()}
+        return {
+            kind: {name: running.get(f"{kind}-{name}", False) for name in self.shares}
+            for kind in ("student", "simulator")
+        }
 
 
 @contextlib.contextmanager
-def _busy() -> Any:
+def _problems() -> Iterator[None]:
+    """What can happen to a call, as `Backend` says it."""
     try:
         yield
     except BackPressureError as error:
-        raise Busy from error
+        raise Unavailable("all models are busy; try again") from error
+    except (ActorDiedError, ActorUnavailableError) as error:
+        raise Unavailable("the model's replica was lost; try again") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, EngineDied):
+            raise Unavailable("the model's engine was lost; try again") from error
+        raise error.cause if isinstance(error.cause, TooLong) else error from None
 
 
 class Ingress:
@@ -164,15 +188,25 @@ class Ingress:
         keys: tuple[str, ...],
         shares: dict[str, float],
         students: dict[str, DeploymentHandle],
-        simulator: DeploymentHandle,
+        simulators: dict[str, DeploymentHandle],
         monitor: DeploymentHandle,
     ) -> None:
         self.config, self.keys = config, keys
         most = config.serving.max_queued
-        self.backend = RayBackend(shares, students, simulator, monitor, max_observed=most)
+        self.backend = RayBackend(shares, students, simulators, monitor, max_observed=most)
+        _show_access_log()
 
     def __serve_build_asgi_app__(self) -> Any:
         return create_app(self.backend, self.config.serving, self.keys)
+
+
+def _show_access_log() -> None:
+    """cotray's lines as they are, to the replica's standard error; Serve sets up its own logger alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("cotray")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 def deploy(config: RunConfig) -> None:

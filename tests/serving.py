@@ -1,0 +1,89 @@
+"""The application for tests: a run folder with untrained models, served on a Ray cluster of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotray.config import RunConfig, parse_config
+from cotray.data.store import Manifest, RunFolder
+from cotray.models import model_path
+
+KEY = "test-key"
+
+
+def run_folder(root: Path, *, student: str, simulator: str = "random:t5") -> str:
+    """A folder as `score` leaves it."""
+    folder = RunFolder(str(root))
+    for stage, model in (("student", student), ("simulator", simulator)):
+        shutil.copytree(model_path(model), root / stage)
+        folder.begin(stage, settings={}, input="", overwrite=False)
+        folder.finish(Manifest(stage, {}, "", 0, 0, 0))
+    return str(root)
+
+
+def serving_config(run_dir: str, **serving: Any) -> RunConfig:
+    """On a free port, every live answer simulated."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serving = {"engine": "transformers", "port": port, "live_share": 1.0, "live_window": 50} | serving
+    return parse_config({"run_dir": run_dir, "scoring": {"max_new_tokens": 16}, "serving": serving})
+
+
+@contextlib.contextmanager
+def served(config: RunConfig) -> Iterator[str]:
+    """The address of the application."""
+    import ray
+    from ray import serve
+
+    from cotray.stages.cluster import cluster
+    from cotray.stages.serve import deploy
+
+    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COTRAY_API_KEYS", KEY)
+        ray.init(
+            address="local",
+            num_cpus=8,
+            object_store_memory=150_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        try:
+            with cluster(config.ray):
+                deploy(config)
+                yield f"http://127.0.0.1:{config.serving.port}"
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def replicas(name: str) -> list[int]:
+    """Processes of a deployment's replicas."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                title = (process / "cmdline").read_bytes()
+                if title.startswith(f"ray::ServeReplica:cotray:{name}".encode()):
+                    found.append(int(process.name))
+    return found
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    for _ in range(600):
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError("not within a minute")
