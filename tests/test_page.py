@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from cotray.config import ServingConfig
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
@@ -122,6 +122,10 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
+    def hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
     def hosts(self) -> set[str]:
         return {urlsplit(request.url).netloc for request in self.requests if request.url.startswith("http")}
 
@@ -143,7 +147,7 @@ def visit(browser: Browser) -> Iterator[Visiting]:
         contexts[-1].set_default_timeout(20_000)
         seen = Visit(contexts[-1].new_page())
         page = seen.page
-        page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else 0)
+        page.on("console", seen.hear)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))
         page.on("request", lambda request: seen.requests.append(request))
         if clock:
@@ -515,5 +519,6 @@ def test_nothing_scrolls_sideways_in_light_dark_and_narrow_and_screenshots_are_k
         switch(page, "Rubber is stiff when dry, so the rubber shrinks.")
         expect(page.locator("#follows")).to_contain_text("follows")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.evaluate("scrollTo(0, 0)")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"page-{name}.png", full_page=True)

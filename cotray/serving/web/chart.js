@@ -6,7 +6,7 @@ import { byId, element, say } from "./dom.js";
 const ON_LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#555555"];
 const ON_DARK = ["#56b4e9", "#e69f00", "#2ec79b", "#e79bc6", "#f0e442", "#bbbbbb"];
 const FEW_POINTS = 2;
-const SHORTEST_MS = 2 * 60_000;
+const SHORTEST_MS = 60_000;
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let latest = null;
@@ -108,6 +108,6 @@ function layout(range) {
     showlegend: true,
     xaxis: { ...axis, anchor: "y2", type: "date", range, zeroline: false },
     yaxis: { ...axis, domain: [0.42, 1], title: { text: "LAS" } },
-    yaxis2: { ...axis, domain: [0, 0.3], title: { text: "answers / min" }, rangemode: "tozero" },
+    yaxis2: { ...axis, domain: [0, 0.3], title: { text: "answers/min" }, rangemode: "tozero" },
   };
 }
