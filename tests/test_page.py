@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -397,17 +398,29 @@ def test_a_service_that_cannot_be_reached_is_said_and_tried_again(page: Page) ->
     expect(page.locator("#live-note")).to_be_empty()
 
 
-def test_a_newer_question_supersedes_one_that_is_still_under_way(page: Page) -> None:
-    held = []
-    page.route("**/v1/answer", lambda route: held.append(route))
-    ask(page, "Yes or no")
-    expect(page.locator("#ask-status")).to_have_text("The student is answering …")
-    page.unroute("**/v1/answer")
-    ask(page, "True or false")
-    expect(page.locator("#leak")).not_to_be_empty()
-    expect(page.locator("#answer")).to_have_text("true")
-    expect(page.locator("#ask-status")).to_be_empty()
-    expect(page.locator("#ask-note")).to_be_empty()
+def test_a_newer_question_supersedes_one_that_is_still_under_way(visit: Visiting) -> None:
+    released = threading.Event()
+
+    class Slow(Scripted):
+        async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+            if pair.task == "yes_no":
+                await asyncio.to_thread(released.wait, 60)
+            return await super().answer(model, pair, rationale)
+
+    with serving(Slow()) as address:
+        page = visit(address).page
+        try:
+            ask(page, "Yes or no")
+            expect(page.locator("#ask-status")).to_have_text("The student is answering …")
+            with page.expect_event("requestfailed") as failed:
+                ask(page, "True or false")
+            assert failed.value.post_data_json["task"] == "yes_no"
+        finally:
+            released.set()
+        expect(page.locator("#leak")).not_to_be_empty()
+        expect(page.locator("#answer")).to_have_text("true")
+        expect(page.locator("#ask-status")).to_be_empty()
+        expect(page.locator("#ask-note")).to_be_empty()
 
 
 def test_markup_in_a_models_text_is_shown_as_text(visit: Visiting) -> None:
