@@ -414,7 +414,7 @@ def test_a_newer_question_supersedes_one_that_is_still_under_way(visit: Visiting
             expect(page.locator("#ask-status")).to_have_text("The student is answering …")
             with page.expect_event("requestfailed") as failed:
                 ask(page, "True or false")
-            assert failed.value.post_data_json["task"] == "yes_no"
+            assert '"yes_no"' in (failed.value.post_data or "")
         finally:
             released.set()
         expect(page.locator("#leak")).not_to_be_empty()
