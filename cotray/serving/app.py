@@ -16,6 +16,7 @@ from cotray.records import QAPair, Reply, Simulation
 from cotray.scoring.las import las
 from cotray.serving.chat import Answered, ChatRequest, CompletionRequest
 from cotray.serving.envelope import Envelope, Refused, add_errors, error_body
+from cotray.serving.page import add_page
 from cotray.serving.schema import (
     AnswerRequest,
     AnswerResponse,
@@ -50,6 +51,7 @@ def create_app(backend: Backend, config: ServingConfig, keys: Sequence[str]) -> 
     _add_health(app, service)
     _add_openai(app, service)
     _add_tasks(app, service)
+    add_page(app)
     app.add_middleware(Envelope, max_body_bytes=config.max_body_bytes, timeout_s=config.timeout_s)
     return app
 
