@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
-from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
@@ -19,9 +19,18 @@ from cotray.data.store import RunFolder
 from cotray.errors import DataError
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.window import Window, Windows
+from cotray.stages.batches import Batches
 
 PUBLISH_S = 5
 """Between two exports of online LAS, and two copies of its windows on disk."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    pair: QAPair
+    rationale: str | None
+    show: Callable[[str], None] | None = None
+    """Hears the text piece by piece, while it is written."""
 
 
 class StudentReplica:
@@ -35,74 +44,63 @@ class StudentReplica:
             model, config=config.scoring, tags=tags, seed=config.seed, method=config.method
         )
         self.thread = ThreadPoolExecutor(1, "model")
-        self._batch.set_max_batch_size(config.serving.student.max_batch_size)  # pyright: ignore
-        self._batch.set_batch_wait_timeout_s(config.serving.student.batch_wait_s)  # pyright: ignore
+        options = config.serving.student
+        self.batches = Batches(self._respond, max_size=options.max_batch_size, wait_s=options.batch_wait_s)
 
     async def answer(self, pair: QAPair, rationale: str | None) -> Reply:
-        async for piece in self._batch((pair, rationale)):  # pyright: ignore[reportArgumentType]
-            if isinstance(piece, Reply):
-                return piece
-        raise AssertionError("a batch ended without a reply")
+        return await self.batches.ask(_Asked(pair, rationale))
 
     async def stream(self, pair: QAPair) -> AsyncIterator[str | Reply]:
-        async for piece in self._batch((pair, None)):  # pyright: ignore[reportArgumentType]
-            if piece != "":
-                yield piece  # pyright: ignore[reportReturnType]
+        pieces = asyncio.Queue[str | None]()
+        reply = asyncio.ensure_future(self.batches.ask(_Asked(pair, None, pieces.put_nowait)))
+        reply.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if piece:
+                    yield piece
+            yield await reply
+        finally:
+            reply.cancel()
 
-    # With parentheses, because without them Serve refuses generators.
-    @serve.batch()  # pyright: ignore[reportCallIssue, reportArgumentType]
-    async def _batch(self, asked: list[tuple[QAPair, str | None]]) -> AsyncGenerator[list[str | Reply], None]:
-        """For every step of the batch a piece of text per request ("" for none), at the end the Replies."""
-        loop, steps = asyncio.get_running_loop(), asyncio.Queue[list[int]]()
-        pairs, rationales = [pair for pair, _ in asked], [rationale for _, rationale in asked]
+    async def _respond(self, asked: list[_Asked]) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        pairs, rationales = [one.pair for one in asked], [one.rationale for one in asked]
         free = [index for index, rationale in enumerate(rationales) if rationale is None]
+        texts = {index: _Text(self.student.tokenizer, show) for index in free if (show := asked[index].show)}
 
         def on_step(tokens: list[int]) -> None:
-            loop.call_soon_threadsafe(steps.put_nowait, tokens)
+            for index, token in zip(free, tokens, strict=True):
+                if index in texts:
+                    loop.call_soon_threadsafe(texts[index].add, token)
 
-        work = loop.run_in_executor(
-            self.thread, lambda: self.student.respond(pairs, rationales, on_step=on_step)
+        heard = on_step if texts else None
+        replies = await loop.run_in_executor(
+            self.thread, lambda: self.student.respond(pairs, rationales, on_step=heard)
         )
-        texts = _Texts(self.student.tokenizer, len(free))
-        while not (work.done() and steps.empty()):
-            step = asyncio.ensure_future(steps.get())
-            await asyncio.wait([step, work], return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                step.cancel()
-                continue
-            pieces = dict(zip(free, texts.add(step.result()), strict=True))
-            yield [pieces.get(index, "") for index in range(len(asked))]
-        replies: list[str | Reply] = [*work.result()]
-        rests = dict(zip(free, texts.rests([work.result()[index] for index in free]), strict=True))
-        yield [rests.get(index, "") for index in range(len(asked))]
-        yield replies
+        for index, text in texts.items():
+            text.end(replies[index])
+        return replies
 
 
-class _Texts:
-    """Tokens of several texts, one of each at a time, into pieces of whole characters."""
+class _Text:
+    """The tokens of one text, one at a time, into pieces of whole characters."""
 
-    def __init__(self, tokenizer: Any, count: int) -> None:
-        self.tokenizer = tokenizer
-        self.ids: list[list[int]] = [[] for _ in range(count)]
-        self.shown = [""] * count
+    def __init__(self, tokenizer: Any, show: Callable[[str], None]) -> None:
+        self.tokenizer, self.show = tokenizer, show
+        self.ids: list[int] = []
+        self.shown = ""
 
-    def add(self, tokens: Sequence[int]) -> list[str]:
-        pieces = []
-        for index, token in enumerate(tokens):
-            self.ids[index].append(token)
-            text = self.tokenizer.decode(self.ids[index], skip_special_tokens=True).strip()
-            if text.endswith("\ufffd"):  # half of a character
-                text = self.shown[index]
-            pieces.append(text[len(self.shown[index]) :])
-            self.shown[index] = text
-        return pieces
+    def add(self, token: int) -> None:
+        self.ids.append(token)
+        text = self.tokenizer.decode(self.ids, skip_special_tokens=True).strip()
+        if not text.endswith("\ufffd"):  # half of a character
+            self.show(text[len(self.shown) :])
+            self.shown = text
 
-    def rests(self, replies: Sequence[Reply]) -> list[str]:
-        """What is in the replies' texts and was not shown yet."""
-        return [
-            reply.text.removeprefix(shown) if reply.text.startswith(shown) else ""
-            for shown, reply in zip(self.shown, replies, strict=True)
-        ]
+    def end(self, reply: Reply) -> None:
+        """Shows what is in the reply's text and was not shown yet."""
+        if reply.text.startswith(self.shown):
+            self.show(reply.text.removeprefix(self.shown))
 
 
 class SimulatorReplica:
@@ -114,11 +112,13 @@ class SimulatorReplica:
         mode = config.simulator.mode
         self.simulator = Simulator(trained if mode == "trained" else config.simulator.model, mode=mode)
         self.thread = ThreadPoolExecutor(1, "model")
-        self.simulate.set_max_batch_size(config.serving.simulator.max_batch_size)  # pyright: ignore
-        self.simulate.set_batch_wait_timeout_s(config.serving.simulator.batch_wait_s)  # pyright: ignore
+        options = config.serving.simulator
+        self.batches = Batches(self._simulate, max_size=options.max_batch_size, wait_s=options.batch_wait_s)
 
-    @serve.batch
-    async def simulate(self, rows: list[StudentAnswer]) -> list[Simulation]:
+    async def simulate(self, row: StudentAnswer) -> Simulation:
+        return await self.batches.ask(row)
+
+    async def _simulate(self, rows: list[StudentAnswer]) -> list[Simulation]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.thread, self.simulator.simulate, rows)
 
