@@ -1,8 +1,8 @@
 """python -m jobs.bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
-NAME is `teacher` (rates), `parity` (are both engines equal, token for token) or `generate` (what Ray adds:
-overhead, scaling, memory, recovery). FILE gets one flat JSON object; `-` prints it as the last line of
-standard output.
+NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
+overhead, scaling, memory, recovery) or `serve` (what HTTP and Ray Serve add, and overload). FILE gets one
+flat JSON object; `-` prints it as the last line of standard output.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ def main() -> int:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate"],
+        choices=["teacher", "parity", "generate", "serve"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
-        "overhead, scaling, memory up to a million requests, recovery",
+        "overhead, scaling, memory up to a million requests, recovery; serve: what HTTP and Ray Serve add, "
+        "behaviour at twice the saturating rate",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
     )
-    parser.add_argument("--model", default="embedded:smollm2-135m-instruct", help="the teacher's model")
+    parser.add_argument("--model", default="embedded:smollm2-135m-instruct", help="of the teacher or student")
     parser.add_argument("--data", default="sample", metavar="PATH", help="questions, as data.path takes them")
-    parser.add_argument("--questions", type=int, default=64, help="how many of them (default 64)")
+    parser.add_argument(
+        "--questions", type=int, default=64, help="how many of them (default 64; not of serve)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions (default 3)")
     parser.add_argument("--max-pairs", type=int, default=32, help="pairs decoded at once (default 32)")
     parser.add_argument(
@@ -54,6 +57,14 @@ def main() -> int:
         return 0
 
     from jobs.bench_teacher import bench_teacher, teacher_requests
+
+    if arguments.name == "serve":
+        from jobs.bench_serve import NUM_QUESTIONS, bench_serve
+
+        pairs = teacher_requests(arguments.data, NUM_QUESTIONS)
+        figures = bench_serve(model=arguments.model, pairs=pairs, num_rounds=arguments.rounds)
+        _write(figures, arguments.json)
+        return 0 if figures["answers_equal"] and not figures["failed"] else 1
 
     requests = teacher_requests(arguments.data, arguments.questions)
     settings = {"model": arguments.model, "num_rounds": arguments.rounds, "max_pairs": arguments.max_pairs}

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from cotray.data.prepare import settings_of
 from cotray.data.store import Manifest, RunFolder, schema_of
 from cotray.records import TeacherRequest
 from cotray.teacher.teacher import build_teacher
+from jobs.processes import descendants, pss_mib
 
 BATCH_SIZE = 128
 ROWS_PER_SHARD = 2048
@@ -165,7 +166,7 @@ def _recovery(run_dir: Path) -> float:
         def kill() -> None:
             while not points or points[-1][1] < 4 * BATCH_SIZE:
                 time.sleep(0.02)
-            (pid,) = _pids(lambda title: title.startswith("ray::MapWorker"))
+            (pid,) = descendants(lambda title: title.startswith("ray::MapWorker"))
             os.kill(pid, signal.SIGKILL)
             killed.append((time.perf_counter(), points[-1][1]))
 
@@ -190,8 +191,8 @@ def _memory(run_dir: Path, num_rows: int) -> dict[str, float]:
     with (run_dir / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
-            family = _pids(lambda title: True, of=process.pid)
-            sizes = {pid: _pss_mib(pid) for pid in [process.pid, *family]}
+            family = descendants(lambda title: True, of=process.pid)
+            sizes = {pid: pss_mib(pid) for pid in [process.pid, *family]}
             peaks["driver"] = max(peaks["driver"], sizes[process.pid])
             peaks["all"] = max(peaks["all"], sum(sizes.values()))
             time.sleep(0.05)  # the smallest run seals in a moment
@@ -203,32 +204,6 @@ def _memory(run_dir: Path, num_rows: int) -> dict[str, float]:
     )
     shutil.rmtree(run_dir)
     return peaks | {"seconds": time.perf_counter() - started}
-
-
-def _pids(is_wanted: Callable[[str], bool], of: int | None = None) -> list[int]:
-    """Descendants of a process (this one) whose title is wanted."""
-    parents, titles = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                titles[int(entry.name)] = (entry / "cmdline").read_text(errors="replace")
-    found, queue = [], [of or os.getpid()]
-    while queue:
-        parent = queue.pop()
-        children = [pid for pid, its_parent in parents.items() if its_parent == parent]
-        queue += children
-        found += [pid for pid in children if is_wanted(titles.get(pid, ""))]
-    return found
-
-
-def _pss_mib(pid: int) -> float:
-    """Memory of a process, with shared pages divided among those that share them."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
 
 
 def _figures(

@@ -54,7 +54,7 @@ class Scripted:
     async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
         yield await self.answer(model, pair, None)
 
-    async def simulate(self, row: StudentAnswer) -> Simulation:
+    async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
         return simulated(row)
 
     def observe(self, model: str, row: StudentAnswer) -> None:
@@ -63,8 +63,8 @@ class Scripted:
     async def live(self) -> dict[str, Any]:
         return self.windows.live()
 
-    async def ready(self) -> dict[str, bool]:
-        return dict.fromkeys(self.shares, True)
+    async def ready(self) -> dict[str, dict[str, bool]]:
+        return {kind: dict.fromkeys(self.shares, True) for kind in ("student", "simulator")}
 
 
 def named(rationale: str, choices: tuple[str, ...]) -> str:
@@ -238,7 +238,7 @@ def test_asking_shows_rationale_answer_predictions_and_whether_the_rationale_lea
 
 def test_a_rationale_that_the_simulator_cannot_answer_from_alone_does_not_leak(visit: Visiting) -> None:
     class Other(Scripted):
-        async def simulate(self, row: StudentAnswer) -> Simulation:
+        async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
             return Simulation.from_row(row.to_row() | {"sim_x": "yes", "sim_e": "no", "sim_xe": "no"})
 
     with serving(Other()) as address:
@@ -299,7 +299,7 @@ def test_las_that_is_undefined_says_why_and_an_alarm_and_a_silent_simulator_are_
         page = visit(address).page
         expect(page.locator("article", has_text="new")).to_contain_text("No LAS yet: no rows.")
         expect(page.locator("#live-note")).to_contain_text("Alarm: LAS of good is below 0.9.")
-        expect(page.locator("#live-note")).to_contain_text("The simulator has not answered since")
+        expect(page.locator("#live-note")).to_contain_text("The simulator of good has not answered since")
         wait_for_chart(page)
 
 

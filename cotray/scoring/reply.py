@@ -54,8 +54,12 @@ class Pieces:
 
     def upto(self, text: str) -> str:
         """What is new in `text`; "" where it cannot be shown yet."""
+        return "" if text.strip().endswith("\ufffd") else self.rest(text)
+
+    def rest(self, text: str) -> str:
+        """What is new in the whole text."""
         text = text.strip()
-        if text.endswith("\ufffd") or not text.startswith(self.shown):
+        if not text.startswith(self.shown):
             return ""
         piece, self.shown = text[len(self.shown) :], text
         return piece

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 # Before vllm is imported, here and, by inheritance, in the engine's process.
@@ -58,17 +58,19 @@ class VllmStudent:
         """Raises TooLong for a question that does not fit into the model."""
         check_length(self.tokenizer, student_source(pair, tag=self.tag), rationale, self.config, self.longest)
 
-    async def respond(self, pair: QAPair, rationale: str | None) -> AsyncGenerator[str | Reply, None]:
-        """Pieces of the text as they are written, then the Reply; raises EngineDied."""
+    async def answer(
+        self, pair: QAPair, rationale: str | None, show: Callable[[str], None] | None = None
+    ) -> Reply:
+        """`show` hears the text piece by piece, while it is written. Raises EngineDied."""
         source = student_source(pair, tag=self.tag)
         text, ids, pieces, written = None, list[int](), Pieces(), ""
         try:
             if rationale is None:
                 async for tokens in self._write(source, self.config.max_new_tokens):
                     ids += tokens
-                    text = self._text(ids)
-                    yield pieces.upto(text)
-                text = text or ""
+                    if show is not None:
+                        show(pieces.upto(self._text(ids)))
+                text = self._text(ids)
                 rationale, written = parse_student(text, tag=self.tag)
             answer = match_choice(written, pair.choices)
             context = Context(
@@ -93,8 +95,9 @@ class VllmStudent:
             num_prompt_tokens=len(self.tokenizer(source).input_ids),
             num_tokens=len(ids),
         )
-        yield pieces.upto(reply.text)
-        yield reply
+        if show is not None:
+            show(pieces.rest(reply.text))
+        return reply
 
     def check_health(self) -> None:
         """Raises EngineDied."""

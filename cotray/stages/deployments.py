@@ -7,7 +7,6 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
@@ -18,6 +17,7 @@ from cotray.data.store import RunFolder
 from cotray.errors import DataError
 from cotray.records import Simulation, StudentAnswer
 from cotray.serving.window import Window, Windows
+from cotray.stages.batches import Batches
 
 PUBLISH_S = 5
 """Between two exports of online LAS, and two copies of its windows on disk."""
@@ -32,11 +32,13 @@ class SimulatorReplica:
         mode = config.simulator.mode
         self.simulator = Simulator(trained if mode == "trained" else config.simulator.model, mode=mode)
         self.thread = ThreadPoolExecutor(1, "model")
-        self.simulate.set_max_batch_size(config.serving.simulator.max_batch_size)  # pyright: ignore
-        self.simulate.set_batch_wait_timeout_s(config.serving.simulator.batch_wait_s)  # pyright: ignore
+        options = config.serving.simulator
+        self.batches = Batches(self._simulate, max_size=options.max_batch_size, wait_s=options.batch_wait_s)
 
-    @serve.batch
-    async def simulate(self, rows: list[StudentAnswer]) -> list[Simulation]:
+    async def simulate(self, row: StudentAnswer) -> Simulation:
+        return await self.batches.ask(row)
+
+    async def _simulate(self, rows: list[StudentAnswer]) -> list[Simulation]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.thread, self.simulator.simulate, rows)
 

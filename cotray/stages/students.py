@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
-
-from ray import serve
 
 from cotray.config import RunConfig
 from cotray.errors import ConfigError
 from cotray.records import QAPair, Reply
 from cotray.scoring.reply import Pieces
+from cotray.stages.batches import Batches
 
 
 class StudentReplica:
@@ -24,24 +24,33 @@ class StudentReplica:
 
     async def answer(self, pair: QAPair, rationale: str | None) -> Reply:
         """Raises TooLong, EngineDied."""
-        async for piece in self._respond(pair, rationale):
-            if isinstance(piece, Reply):
-                return piece
-        raise AssertionError("an engine ended without a reply")
+        self.engine.check(pair, rationale)
+        return await self.engine.answer(pair, rationale)
 
     async def stream(self, pair: QAPair) -> AsyncIterator[str | Reply]:
         """Pieces of the text as they are written, then the Reply; raises TooLong, EngineDied."""
-        async for piece in self._respond(pair, None):
-            if piece != "":
-                yield piece
+        self.engine.check(pair, None)
+        pieces = asyncio.Queue[str | None]()
+        reply = asyncio.ensure_future(self.engine.answer(pair, None, pieces.put_nowait))
+        reply.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if piece:
+                    yield piece
+            yield await reply
+        finally:
+            reply.cancel()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces the replica where this raises."""
         self.engine.check_health()
 
-    def _respond(self, pair: QAPair, rationale: str | None) -> AsyncIterator[str | Reply]:
-        self.engine.check(pair, rationale)
-        return self.engine.respond(pair, rationale)
+
+@dataclass(frozen=True)
+class _Asked:
+    pair: QAPair
+    rationale: str | None
+    show: Callable[[str], None] | None
 
 
 class BatchedStudent:
@@ -56,53 +65,48 @@ class BatchedStudent:
         )
         self.check = self.student.check
         self.thread = ThreadPoolExecutor(1, "model")
-        self._batch.set_max_batch_size(config.serving.student.max_batch_size)  # pyright: ignore
-        self._batch.set_batch_wait_timeout_s(config.serving.student.batch_wait_s)  # pyright: ignore
+        options = config.serving.student
+        self.batches = Batches(self._respond, max_size=options.max_batch_size, wait_s=options.batch_wait_s)
 
-    def respond(self, pair: QAPair, rationale: str | None) -> AsyncIterator[str | Reply]:
-        return self._batch((pair, rationale))  # pyright: ignore
+    async def answer(
+        self, pair: QAPair, rationale: str | None, show: Callable[[str], None] | None = None
+    ) -> Reply:
+        """`show` hears the text piece by piece, while it is written."""
+        return await self.batches.ask(_Asked(pair, rationale, show))
 
     def check_health(self) -> None:
         pass
 
-    # With parentheses, because without them Serve refuses generators.
-    @serve.batch()  # pyright: ignore[reportCallIssue, reportArgumentType]
-    async def _batch(self, asked: list[tuple[QAPair, str | None]]) -> AsyncGenerator[list[str | Reply], None]:
-        """For every step of the batch a piece of text per request ("" for none), at the end the Replies."""
-        loop, steps = asyncio.get_running_loop(), asyncio.Queue[list[int]]()
-        pairs, rationales = [pair for pair, _ in asked], [rationale for _, rationale in asked]
+    async def _respond(self, asked: list[_Asked]) -> list[Reply]:
+        loop = asyncio.get_running_loop()
+        pairs, rationales = [one.pair for one in asked], [one.rationale for one in asked]
         free = [index for index, rationale in enumerate(rationales) if rationale is None]
+        texts = {index: _Text(self.student.tokenizer, show) for index in free if (show := asked[index].show)}
 
         def on_step(tokens: list[int]) -> None:
-            loop.call_soon_threadsafe(steps.put_nowait, tokens)
+            for index, token in zip(free, tokens, strict=True):
+                if index in texts:
+                    loop.call_soon_threadsafe(texts[index].add, token)
 
-        work = loop.run_in_executor(
-            self.thread, lambda: self.student.respond(pairs, rationales, on_step=on_step)
+        heard = on_step if texts else None
+        replies = await loop.run_in_executor(
+            self.thread, lambda: self.student.respond(pairs, rationales, on_step=heard)
         )
-        texts = {index: _Growing(self.student.tokenizer) for index in free}
-        while not (work.done() and steps.empty()):
-            step = asyncio.ensure_future(steps.get())
-            await asyncio.wait([step, work], return_when=asyncio.FIRST_COMPLETED)
-            if not step.done():
-                step.cancel()
-                continue
-            new = {index: texts[index].add(token) for index, token in zip(free, step.result(), strict=True)}
-            yield [new.get(index, "") for index in range(len(asked))]
-        replies: list[str | Reply] = [*work.result()]
-        rests = {index: texts[index].pieces.upto(work.result()[index].text) for index in free}
-        yield [rests.get(index, "") for index in range(len(asked))]
-        yield replies
+        for index, text in texts.items():
+            text.show(text.pieces.rest(replies[index].text))
+        return replies
 
 
-class _Growing:
+class _Text:
     """One text of a batch, token by token."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer, self.ids, self.pieces = tokenizer, list[int](), Pieces()
+    def __init__(self, tokenizer: Any, show: Callable[[str], None]) -> None:
+        self.tokenizer, self.show = tokenizer, show
+        self.ids, self.pieces = list[int](), Pieces()
 
-    def add(self, token: int) -> str:
+    def add(self, token: int) -> None:
         self.ids.append(token)
-        return self.pieces.upto(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+        self.show(self.pieces.upto(self.tokenizer.decode(self.ids, skip_special_tokens=True)))
 
 
 def _vllm_student(config: RunConfig, model: str) -> Any:

@@ -52,7 +52,7 @@ function waitAfter(failure) {
 function show(live) {
   const at = Date.now();
   for (const [name, version] of Object.entries(live.versions)) remember(name, version, at);
-  say("live-note", [...alarms(live), staleSentence(live)].join(" "));
+  say("live-note", [...alarms(live), ...staleSentences(live)].join(" "));
   const figures = Object.entries(live.versions).map(([name, version]) => card(name, version));
   byId("versions").replaceChildren(...figures);
   drawChart(history, live.alarm_below);
@@ -84,10 +84,12 @@ function alarms({ versions, alarm_below }) {
   return names.map((name) => `Alarm: LAS of ${name} is below ${alarm_below}.`);
 }
 
-function staleSentence({ stale, stale_since }) {
-  if (!stale) return "";
-  const since = new Date(1000 * stale_since).toLocaleTimeString();
-  return `The simulator has not answered since ${since}; LAS is from before.`;
+function staleSentences({ versions }) {
+  const stale = Object.entries(versions).filter(([, version]) => version.stale);
+  return stale.map(([name, { stale_since }]) => {
+    const since = new Date(1000 * stale_since).toLocaleTimeString();
+    return `The simulator of ${name} has not answered since ${since}; LAS is from before.`;
+  });
 }
 
 function card(name, version) {
