@@ -51,7 +51,8 @@ class Scripted:
         yield reply
 
     async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
-        says = {"sim_x": row.choices[0], "sim_e": row.choices[-1], "sim_xe": row.choices[0]}
+        first, *_, last = row.choices or ("rain", "snow")
+        says = {"sim_x": first, "sim_e": last, "sim_xe": first}
         return Simulation.from_row(row.to_row() | says)
 
     def observe(self, model: str, row: StudentAnswer) -> None:
