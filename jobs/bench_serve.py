@@ -108,6 +108,7 @@ def _config(run_dir: Path, model: str) -> RunConfig:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     serving = {
+        "engine": "transformers",
         "port": port,
         "api_keys": "open",
         "live_share": 0,
