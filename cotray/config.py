@@ -135,6 +135,8 @@ class TrainingConfig(Config):
     """Logical CPUs (and torch threads) of one worker."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs of one worker: 0 trains on CPUs over gloo, 1 on GPUs over nccl."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Node labels a worker needs, such as {ray.io/market-type: on-demand}."""
     max_failures: int = Field(default=3, ge=0)
     """Worker failures survived by going on from the last checkpoint."""
 

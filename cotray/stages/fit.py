@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cotray.training.checkpoint import TrainState
 
 # What does not change the weights beyond rounding, so that two attempts at a run may differ in it.
-PLACEMENT = {"num_workers", "num_cpus", "num_gpus", "max_failures", "micro_batch_size"}
+PLACEMENT = {"num_workers", "num_cpus", "num_gpus", "label_selector", "max_failures", "micro_batch_size"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def _trainer(
         train_loop_config=loop_config,
         torch_config=TorchConfig(backend="nccl" if has_gpus else "gloo"),
         scaling_config=train.ScalingConfig(
-            num_workers=training.num_workers, use_gpu=has_gpus, resources_per_worker=resources
+            num_workers=training.num_workers,
+            use_gpu=has_gpus,
+            resources_per_worker=resources,
+            label_selector=training.label_selector or None,
         ),
         run_config=train.RunConfig(
             name=name,

@@ -1,15 +1,17 @@
 """serve: the student, the simulator and online LAS as one Ray Serve application.
 
     serve run cotray.stages.serve:build_app run_dir=/path/to/run/contrast-wrong
+    serve run cotray.stages.serve:build_app config=CONFIG serving.port=9000
     python -m jobs.serve -c CONFIG
 
-A RayService's serveConfigV2 names the same `build_app`; its `args` are the configuration's tree.
+A RayService's serveConfigV2 names the same `build_app`, with the same arguments as `args`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -20,7 +22,7 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
-from cotray.config import RunConfig, parse_config
+from cotray.config import RunConfig, load_config, parse_config
 from cotray.config_serving import DeploymentConfig, StudentVersion
 from cotray.data.store import RunFolder
 from cotray.errors import DataError, EngineDied, TooLong
@@ -38,8 +40,8 @@ SURGE = 100
 
 
 def build_app(arguments: dict[str, Any]) -> serve.Application:
-    """The application of one configuration tree; Ray Serve's application builder."""
-    config = parse_config(_nested(arguments), source="serve arguments")
+    """Ray Serve's application builder: the configuration's keys, `config` names a file that they override."""
+    config = _config(arguments)
     serving = config.serving
     versions = serving.students or (StudentVersion(name="student", run_dir=config.run_dir),)
     folders = {version.name: _run_folder(config, version.run_dir) for version in versions}
@@ -67,6 +69,15 @@ def build_app(arguments: dict[str, Any]) -> serve.Application:
     )
     shares = {version.name: version.share for version in versions}
     return ingress.bind(config, load_keys(serving), shares, students, simulators, monitor)
+
+
+def _config(arguments: dict[str, Any]) -> RunConfig:
+    overrides = {key: value for key, value in arguments.items() if key != "config"}
+    if "config" not in arguments:
+        return parse_config(_nested(overrides), source="serve arguments")
+    # Text is YAML already, as on every command line.
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in overrides.items()}
+    return load_config(arguments["config"], [f"{key}={text}" for key, text in texts.items()])
 
 
 def _nested(arguments: dict[str, Any]) -> dict[str, Any]:
