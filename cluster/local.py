@@ -96,7 +96,7 @@ class LocalCluster:
 
     def _start(self, name: str, *options: str, **values: object) -> None:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *options]
-        # A folder each, as on machines of their own: nodes that share one unpack a job's code over each other.
+        # As on machines of their own: nodes that share a folder unpack a job's code over each other.
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={self.folder / name}"]
         command += ["--object-store-memory=200000000"]
         command += [f"--{option}={value}" for option, value in values.items()]
