@@ -21,7 +21,7 @@ CLOUDS = [ROOT / "cluster/aws.yaml", ROOT / "cluster/gcp.yaml"]
 @pytest.fixture(scope="module")
 def stages() -> dict[str, list[dict[str, Any]]]:
     """Instructions of each target."""
-    parsed = DockerfileParser(fileobj=(ROOT / "cluster/Dockerfile").open("rb+")).structure
+    parsed = DockerfileParser(str(ROOT / "cluster/Dockerfile")).structure
     found: dict[str, list[dict[str, Any]]] = {}
     for instruction in parsed:
         if instruction["instruction"] == "FROM":
