@@ -4,8 +4,10 @@ same command again, and what goes wrong."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cluster.local import LocalCluster
-from cluster.processes import find
+from cluster.processes import find, free_ports
 from cotray.config import load_config
 from cotray.data.store import STAGES, RunFolder
 from cotray.records import Rationale, Simulation, StudentAnswer, TeacherRequest
@@ -217,6 +219,35 @@ def test_what_a_job_brings_along_is_code_and_small(nodes: LocalCluster, finished
     assert {path.name for path in package.iterdir()} >= {"cotray", "jobs", "cluster", "pyproject.toml"}
     assert not {"tests", "k8s", "runs", ".venv", ".git"} & {path.name for path in package.iterdir()}
     assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 2_000_000
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus")
+def test_prometheus_over_the_cluster_has_the_rows_that_the_job_made(
+    nodes: LocalCluster, finished: Path
+) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "cluster.observe", "--port", str(port)]
+    observer = subprocess.Popen(command, env=nodes.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        query = f"http://127.0.0.1:{port}/api/v1/query?query=sum+by+(stage)+(ray_cotray_rows_total)"
+        found: dict[str, float] = {}
+        deadline = time.monotonic() + 90
+        while "simulations" not in found:
+            assert observer.poll() is None and time.monotonic() < deadline, found
+            try:
+                with urllib.request.urlopen(query, timeout=10) as response:
+                    rows = json.load(response)["data"]["result"]
+            except OSError:
+                rows = []
+            found = {row["metric"]["stage"]: float(row["value"][1]) for row in rows}
+            time.sleep(0.5)
+        folder = RunFolder(str(finished / METHOD))
+        for stage in ("rationales", "answers", "simulations"):
+            assert found[stage] >= folder.require(stage, "run").num_out
+    finally:
+        observer.terminate()
+        observer.wait(30)
+    assert observer.stdout and "Generate and score" in observer.stdout.read()
 
 
 def test_a_cluster_leaves_no_process_and_no_folder() -> None:
