@@ -1,0 +1,45 @@
+"""All checks of a set of manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .capacity import check_capacity
+from .cluster_policy import check_clusters
+from .configurations import check_configurations
+from .crds import check_crds
+from .feature_gates import check_gates, configured_gates
+from .finding import Finding
+from .kubernetes_schemas import check_kubernetes
+from .network import check_disruption_budgets, check_network
+from .operator_clusters import check_operator_on_cluster, groups_have_containers
+from .operator_objects import check_operator_on_object
+from .pod_policy import check_pods
+from .rayclusters import ray_clusters
+from .references import check_references
+from .rendering import Manifest
+from .translation import check_translation
+
+
+def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = frozenset()) -> list[Finding]:
+    """Empty where nothing is wrong. `further_gates` of the operator are on beside those in its values file."""
+    found: list[Finding] = []
+    for manifest in manifests:
+        found += check_crds(manifest) + check_kubernetes(manifest)
+    if found:
+        # The checks below read fields that the schemas promise, and later ones the Ray container's.
+        return found
+    for manifest in manifests:
+        found += check_operator_on_object(manifest) + check_gates(
+            manifest, configured_gates() | further_gates
+        )
+    for cluster in ray_clusters(manifests):
+        found += check_operator_on_cluster(cluster) + check_translation(cluster)
+    if any(finding.check == f"operator/{groups_have_containers.__name__}" for finding in found):
+        return found
+    found += check_pods(manifests) + check_clusters(manifests) + check_references(manifests)
+    found += check_network(manifests) + check_disruption_budgets(manifests)
+    found += check_configurations(manifests)
+    if not any(finding.check == "translation" for finding in found):
+        found += check_capacity(manifests)
+    return found
