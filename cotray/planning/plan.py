@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cotray.errors import ConfigError
 from cotray.planning.fleet import Nodes
 from cotray.planning.run import Assumptions, Run, Stage, simulate_runs, teacher_work
+from cotray.planning.work import Rows
 
 LIKELY = 0.9
 """The deadline is met when so many of the simulated runs meet it."""
+QUICK_RUNS = 4
+"""Enough to see that not even the largest fleet meets a deadline."""
 PARTS = ("startup", "working", "lost", "idle")
 
 
@@ -30,7 +33,8 @@ class Estimate:
     cost_p50: float | None
     cost_p90: float | None
     shares: dict[str, float]
-    """Of the teachers' GPU-hours: startup, working, lost, idle; together 1."""
+    """Of the GPU-hours: startup, working, lost to interruptions, idle (the tail, and waiting to leave);
+    together 1."""
     interruptions: float
     """Mean number of nodes that were taken away."""
     stage_hours: dict[Stage, float]
@@ -44,7 +48,8 @@ def estimate(assumptions: Assumptions, num_gpus: int) -> Estimate:
     replicas = min(num_nodes * nodes.replicas, most_replicas(assumptions))
     runs = simulate_runs(assumptions, replicas)
     teachers = [run.stages["generate"] for run in runs]
-    spent = {part: sum(outcome.spent[part] for outcome in teachers) for part in PARTS}
+    outcomes = [outcome for run in runs for outcome in run.stages.values()]
+    spent = {part: sum(outcome.spent[part] for outcome in outcomes) for part in PARTS}
     costs = [cost for run in runs if (cost := run.cost(assumptions.prices)) is not None]
     return Estimate(
         gpus=num_nodes * nodes.gpus,
@@ -61,11 +66,11 @@ def estimate(assumptions: Assumptions, num_gpus: int) -> Estimate:
 
 
 def most_replicas(assumptions: Assumptions) -> int:
-    """Replicas beyond this many have nothing to do: there are no more units."""
-    num_replicas = assumptions.config.teacher.max_replicas
-    while (num_units := len(teacher_work(assumptions, num_replicas).units)) > num_replicas:
-        num_replicas = num_units
-    return num_units
+    """Replicas beyond this many have nothing to do: not even batches of one row make more units."""
+    rows = Rows.of(assumptions.config, assumptions.questions)
+    return len(
+        teacher_work(assumptions, rows.in_shards * assumptions.config.teacher.decoding.num_draws).units
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -80,6 +85,9 @@ def smallest_fleet(assumptions: Assumptions, deadline_hours: float) -> Estimate:
     """
     nodes = assumptions.nodes
     most = math.ceil(most_replicas(assumptions) / nodes.replicas)
+    best = estimate(replace(assumptions, num_runs=QUICK_RUNS), most * nodes.gpus)
+    if best.hours_p50 > deadline_hours:
+        raise ConfigError(_unreachable(best, deadline_hours, most, nodes))
     found: dict[int, Estimate] = {}
 
     def hours(num_nodes: int) -> float:
@@ -93,13 +101,9 @@ def smallest_fleet(assumptions: Assumptions, deadline_hours: float) -> Estimate:
     high = min(low, most)
     while hours(high) > deadline_hours and high < most:
         low, high = high, min(2 * high, most)
-        # Twice as many nodes that are no faster: nor are more.
-        if hours(high) > 0.99 * hours(low) > deadline_hours:
-            break
     if hours(high) > deadline_hours:
-        raise ConfigError(
-            _unreachable(min(found.values(), key=lambda one: one.hours_p90), deadline_hours, most, nodes)
-        )
+        best = min(found.values(), key=lambda one: one.hours_p90)
+        raise ConfigError(_unreachable(best, deadline_hours, most, nodes))
     while hours(low) > deadline_hours and high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if hours(middle) <= deadline_hours else (middle, high)
@@ -114,10 +118,12 @@ def _unreachable(best: Estimate, deadline_hours: float, most: int, nodes: Nodes)
     }
     shares = ", ".join(f"{name} {share:.0%}" for name, share in causes.items())
     others = sum(hours for stage, hours in best.stage_hours.items() if stage != "generate")
-    after = f", and the stages after generate take {others:.2f} h" if others else ""
+    after = ""
+    if others:
+        after = f", {others:.2f} h of it in the stages after generate, on their configured number of workers"
     return (
         f"no fleet meets {deadline_hours:g} h in {LIKELY:.0%} of the runs: the best has {best.gpus:,} GPUs "
-        f"and takes {best.hours_p90:.2f} h, of whose GPU time {shares}{after}; more than "
+        f"and takes {best.hours_p90:.2f} h{after}; of its GPU time {shares}; more than "
         f"{most * nodes.gpus:,} GPUs would have no unit of work each. Give it longer, measure a faster "
         "teacher, or shorten --node-start-min and --load-min"
     )

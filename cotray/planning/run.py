@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from cotray.config import RunConfig, TrainingConfig
+from cotray.config_types import PoolConfig
 from cotray.errors import ConfigError
 from cotray.planning.fleet import Nodes, Outcome, simulate
 from cotray.planning.work import Rows, Work, generate_work, pool_work
@@ -99,14 +100,14 @@ def simulate_runs(assumptions: Assumptions, num_replicas: int) -> list[Run]:
         Run(
             {
                 "generate": simulate(work, assumptions.nodes, num_replicas=num_replicas, seed=seed, run=run),
-                **dict(_after_generate(assumptions, seed, run)),
+                **dict(_after_generate(assumptions, run)),
             }
         )
         for run in range(assumptions.num_runs)
     ]
 
 
-def _after_generate(assumptions: Assumptions, seed: int, run: int) -> Iterator[tuple[Stage, Outcome]]:
+def _after_generate(assumptions: Assumptions, run: int) -> Iterator[tuple[Stage, Outcome]]:
     config, rates = assumptions.config, assumptions.rates
     rows = Rows.of(config, assumptions.questions)
     draws = config.teacher.decoding.num_draws
@@ -115,47 +116,73 @@ def _after_generate(assumptions: Assumptions, seed: int, run: int) -> Iterator[t
         num_train = rows.questions * rows.train_fraction * kinds * draws
         num_dev = rows.questions * config.data.dev_fraction * draws
         tokens = (num_train + num_dev * DEV_SHARE_OF_STEP) * rates.tokens_per_example
-        yield "train", _train(config.student.training, tokens / rates.train_tokens_per_s, assumptions, run)
+        seconds = tokens / rates.train_tokens_per_s
+        yield "train", _train(assumptions, "student", config.student.training, seconds, run)
     if rates.answers_per_s:
-        yield "answers", _score(assumptions, rows.questions, rates.answers_per_s, seed, run)
+        yield "answers", _score(assumptions, rows.in_shards, rows.questions, rates.answers_per_s, run)
     if rates.simulator_tokens_per_s and config.simulator.mode == "trained":
         num_train = rows.questions * rows.train_fraction
         num_dev = rows.questions * config.data.dev_fraction
         tokens = (num_train + num_dev * DEV_SHARE_OF_STEP) * rates.tokens_per_example
         seconds = tokens / rates.simulator_tokens_per_s
-        yield "simulator", _train(config.simulator.training, seconds, assumptions, run)
+        yield "simulator", _train(assumptions, "simulator", config.simulator.training, seconds, run)
     if rates.simulations_per_s:
         wanted = round(rows.questions * rows.test_fraction)
-        yield "simulations", _score(assumptions, wanted, rates.simulations_per_s, seed, run)
+        yield "simulations", _score(assumptions, rows.questions, wanted, rates.simulations_per_s, run)
 
 
-def _train(training: TrainingConfig, epoch_s: float, assumptions: Assumptions, run: int) -> Outcome:
+def included(assumptions: Assumptions) -> dict[Stage, bool]:
+    """Which stages have the rates that they need."""
+    rates = assumptions.rates
+    return {
+        "generate": True,
+        "train": rates.train_tokens_per_s is not None,
+        "answers": rates.answers_per_s is not None,
+        "simulator": rates.simulator_tokens_per_s is not None,
+        "simulations": rates.simulations_per_s is not None,
+    }
+
+
+def _train(
+    assumptions: Assumptions, section: str, training: TrainingConfig, epoch_s: float, run: int
+) -> Outcome:
     """All epochs on a gang that begins with its last node; `epoch_s` is that of one worker."""
-    rng = seeded(assumptions.config.seed, str(run), f"gang of {training.num_workers}")
-    num_gpus = training.num_workers * training.num_gpus
-    num_nodes = math.ceil(num_gpus / assumptions.nodes.gpus)
-    start_s = max(assumptions.nodes.draw_start_s(rng) for _ in range(num_nodes)) + assumptions.nodes.load_s
+    rng = seeded(assumptions.config.seed, str(run), section)
+    nodes = on_nodes(assumptions.nodes, training.num_gpus, key=f"{section}.training.num_gpus")
+    num_nodes = math.ceil(training.num_workers / nodes.replicas)
+    start_s = max(nodes.draw_start_s(rng) for _ in range(num_nodes)) + nodes.load_s
     seconds = training.epochs * epoch_s / training.num_workers
-    gpus = num_nodes * assumptions.nodes.gpus
+    gpus, num_gpus = num_nodes * nodes.gpus, training.num_workers * training.num_gpus
     outcome = Outcome(start_s + seconds)
-    outcome.paid["on-demand"] = (start_s + seconds + assumptions.nodes.idle_s) * gpus
+    outcome.paid["on-demand"] = (start_s + seconds + nodes.idle_s) * gpus
     outcome.spent |= {"startup": start_s * gpus, "working": seconds * num_gpus}
     outcome.spent["idle"] = outcome.paid["on-demand"] - sum(outcome.spent.values())
     return outcome
 
 
-def _score(assumptions: Assumptions, num_wanted: int, rows_per_s: float, seed: int, run: int) -> Outcome:
+def _score(
+    assumptions: Assumptions, num_in_shards: int, num_wanted: int, rows_per_s: float, run: int
+) -> Outcome:
     scoring = assumptions.config.scoring
-    nodes = on_nodes(assumptions.nodes, scoring.all_pools[0].num_gpus, key="scoring.num_gpus")
+    nodes = on_nodes(assumptions.nodes, gpus_of(scoring, key="scoring.pools"), key="scoring.num_gpus")
     work = pool_work(
-        assumptions.questions,
+        num_in_shards,
         num_wanted,
         batch_size=ROWS_PER_CALL,
         replica_s=num_wanted / rows_per_s,
         num_nodes=math.ceil(scoring.max_replicas / nodes.replicas),
     )
     nodes = replace(nodes, market="on-demand")
+    seed = assumptions.config.seed
     return simulate(work, nodes, num_replicas=scoring.max_replicas, seed=seed, run=run)
+
+
+def gpus_of(pools: PoolConfig, *, key: str) -> float:
+    """GPUs of one replica. ConfigError where pools differ in it, because a plan is of one kind of node."""
+    sizes = {pool.num_gpus for pool in pools.all_pools}
+    if len(sizes) > 1:
+        raise ConfigError(f"{key}: replicas of {sorted(sizes)} GPUs; plan one kind at a time, with {key}=[]")
+    return sizes.pop()
 
 
 def on_nodes(nodes: Nodes, num_gpus: float, *, key: str) -> Nodes:
