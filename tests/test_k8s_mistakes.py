@@ -31,7 +31,7 @@ MISTAKES = (
         + mistakes_in_api.TRANSLATION
     ),
     *(mistakes_in_policy.PODS + mistakes_in_policy.CLUSTERS + mistakes_in_policy.REFERENCES),
-    *(mistakes_in_policy.CONFIGURATIONS + mistakes_in_policy.CAPACITY),
+    *(mistakes_in_policy.CONFIGURATIONS + mistakes_in_policy.CAPACITY + mistakes_in_policy.MONITORING),
 )
 
 

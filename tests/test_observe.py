@@ -194,16 +194,6 @@ def test_every_alert_is_tried_and_says_what_to_do() -> None:
     assert all({"summary", "description"} == set(rule["annotations"]) for rule in rules)
 
 
-@pytest.mark.parametrize("name", ["monitors.yaml", "rules.yaml"])
-def test_the_prometheus_operators_own_model_knows_every_key(name: str) -> None:
-    from cloudcoil.models.prometheus_operator import v1
-
-    written = yaml.safe_load((MONITORING / name).read_text())
-    model = getattr(v1, written["kind"])
-    read = model.model_validate(written).model_dump(mode="json", by_alias=True, exclude_unset=True)
-    assert read == written
-
-
 def test_a_link_opens_every_expression_of_a_row_and_variables_are_filled_in() -> None:
     from urllib.parse import parse_qs, urlsplit
 
