@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cotray.config import RunConfig, dump_config, load_config, parse_config
 from cotray.errors import ConfigError
 
-CONFIGS = sorted((Path(__file__).parent.parent / "jobs" / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "jobs" / "configs").rglob("*.yaml"))
 
 
 def load(tmp_path: Path, text: str = "", *overrides: str) -> RunConfig:
@@ -205,3 +208,12 @@ def test_relative_model_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, mon
     config = parse_config({"teacher": {"model": "mine"}, "student": {"model": "org/name"}})
     assert config.teacher.model == str(tmp_path / "mine")
     assert config.student.model == "org/name"
+
+
+def test_the_lines_that_readme_changes_from_setting_to_setting_are_configuration():
+    text = (ROOT / "README.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    assert len(blocks) == 2
+    merged = parse_config(blocks[0] | blocks[1])
+    assert merged.run_dir == "s3://bucket/run" and merged.data.path.startswith("s3://")
+    assert merged.student.training.label_selector == {"cotray.dev/role": "trainer"}
