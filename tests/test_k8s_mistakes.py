@@ -11,6 +11,7 @@ import pytest
 from manifests import (
     cluster_policy,
     mistakes_in_api,
+    mistakes_in_contents,
     mistakes_in_policy,
     operator_clusters,
     operator_objects,
@@ -30,8 +31,8 @@ MISTAKES = (
         + mistakes_in_api.OBJECTS
         + mistakes_in_api.TRANSLATION
     ),
-    *(mistakes_in_policy.PODS + mistakes_in_policy.CLUSTERS + mistakes_in_policy.REFERENCES),
-    *(mistakes_in_policy.CONFIGURATIONS + mistakes_in_policy.CAPACITY),
+    *(mistakes_in_policy.PODS + mistakes_in_policy.CLUSTERS + mistakes_in_contents.REFERENCES),
+    *(mistakes_in_contents.CONFIGURATIONS + mistakes_in_contents.CAPACITY),
 )
 
 

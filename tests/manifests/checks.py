@@ -22,7 +22,7 @@ from .translation import check_translation
 
 
 def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = frozenset()) -> list[Finding]:
-    """Empty where nothing is wrong. `further_gates` of the operator are on beside those in its values file."""
+    """Empty where nothing is wrong. `further_gates` are on beside those in the operator's values file."""
     found: list[Finding] = []
     for manifest in manifests:
         found += check_crds(manifest) + check_kubernetes(manifest)

@@ -1,7 +1,7 @@
 """What KubeRay's operator refuses in its objects although the CRD allows it.
 
-Ported from ray-operator/controllers/ray/utils/validation.go of KubeRay 1.7 (the Serve port: common/service.go);
-each rule takes an object and yields its complaints.
+Ported from ray-operator/controllers/ray/utils/validation.go of KubeRay 1.7 (the port of Serve from
+common/service.go); each rule takes an object and yields its complaints.
 """
 
 from __future__ import annotations
