@@ -1,4 +1,4 @@
-"""Executes the scaling of an overlay's RayCluster: manifest -> Ray's translator -> its autoscaler, fake nodes.
+"""Executes the scaling of an overlay's RayCluster: manifest -> Ray's translator -> autoscaler, fake nodes.
 
     python tests/scaling.py OVERLAY
 
