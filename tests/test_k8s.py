@@ -74,7 +74,7 @@ def test_every_component_is_in_an_overlay_or_optional() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_issue_s_objects_are_there(overlay: str) -> None:
-    wanted = {"RayCluster/cotray", "RayService/cotray", "PodDisruptionBudget/cotray-head"}
+    wanted = {"RayCluster/cotray", "RayService/cotray-student", "PodDisruptionBudget/cotray-head"}
     wanted |= {f"RayJob/cotray-{verb}" for verb in ("prepare", "generate", "train", "score", "run")}
     assert wanted <= named(overlay).keys()
 
@@ -87,7 +87,7 @@ def test_the_cluster_is_written_once_and_copied(overlay: str) -> None:
     assert len(jobs) == 5
     for job in jobs:
         assert job["spec"]["rayClusterSpec"] == cluster
-    service = objects["RayService/cotray"]["spec"]["rayClusterConfig"]
+    service = objects["RayService/cotray-student"]["spec"]["rayClusterConfig"]
     head = service["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert head["env"].pop()["name"] == "COTRAY_API_KEYS"
     for key in ("headGroupSpec", "autoscalerOptions", "authOptions", "rayVersion"):
@@ -167,8 +167,8 @@ def test_inside_the_namespace_pods_reach_what_they_use_and_the_ingress_reaches_r
     manifests = rendered("local")
     by_name = {pod.subject: pod for pod in pods(manifests)}
     teacher = Peer(by_name["RayJob/cotray-run teacher"].labels)
-    head = by_name["RayService/cotray head"].labels
-    serving = by_name["RayService/cotray serving"].labels
+    head = by_name["RayService/cotray-student head"].labels
+    serving = by_name["RayService/cotray-student serving"].labels
     redis, minio = by_name["StatefulSet/redis"].labels, by_name["StatefulSet/minio"].labels
     assert is_allowed(manifests, teacher, by_name["RayJob/cotray-run head"].labels, 6379)
     assert is_allowed(manifests, Peer(head), redis, 6379)

@@ -13,7 +13,7 @@ from .finding import Finding
 from .kubernetes_schemas import check_kubernetes
 from .network import check_disruption_budgets, check_network
 from .operator_clusters import check_operator_on_cluster, groups_have_containers
-from .operator_objects import check_operator_on_object
+from .operator_objects import check_operator_on_object, check_services_of_operator
 from .pod_policy import check_pods
 from .rayclusters import ray_clusters
 from .references import check_references
@@ -33,6 +33,7 @@ def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = froz
         found += check_operator_on_object(manifest) + check_gates(
             manifest, configured_gates() | further_gates
         )
+    found += check_services_of_operator(manifests)
     for cluster in ray_clusters(manifests):
         found += check_operator_on_cluster(cluster) + check_translation(cluster)
     if any(finding.check == f"operator/{groups_have_containers.__name__}" for finding in found):

@@ -56,7 +56,7 @@ def replace(subject: str, *path: str, before: str, after: str) -> Callable[[Obje
 
 
 # Where things are in the rendered overlay `spot`.
-CLUSTER, JOB, SERVICE = "RayCluster/cotray", "RayJob/cotray-run", "RayService/cotray"
+CLUSTER, JOB, SERVICE = "RayCluster/cotray", "RayJob/cotray-run", "RayService/cotray-student"
 RUN = (JOB, "spec")
 SPEC = (*RUN, "rayClusterSpec")
 HEAD = (*SPEC, "headGroupSpec")

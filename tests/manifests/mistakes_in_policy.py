@@ -184,7 +184,7 @@ PODS = (
             "containers",
             0,
             "volumeMounts",
-            3,
+            "-",
             to={"name": "kubernetes-api", "mountPath": "/token"},
         ),
     ),
