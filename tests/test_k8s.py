@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from manifests.checks import check
-from manifests.crds import CRD_DIR, schemas
+from manifests.crds import CRD_DIR, check_crds, schemas
 from manifests.network import Peer, is_allowed
 from manifests.pods import pods
 from manifests.rayclusters import ray_clusters
@@ -43,11 +43,15 @@ def test_the_crds_of_all_four_kinds_are_read() -> None:
 
 @needs_crds
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_s_objects_are_what_kuberay_s_crds_describe(overlay: str) -> None:
+    assert [str(finding) for manifest in rendered(overlay) for finding in check_crds(manifest)] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_renders_and_nothing_is_wrong_with_it(overlay: str) -> None:
     assert [str(finding) for finding in check(rendered(overlay))] == []
 
 
-@needs_crds
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("component", OPTIONAL)
 def test_an_optional_component_renders_and_nothing_is_wrong_with_it(

@@ -22,8 +22,6 @@ from manifests.crds import CRD_DIR
 from manifests.mistake import Mistake, Objects
 from manifests.rendering import K8S, name_of, render
 
-pytestmark = pytest.mark.skipif(not CRD_DIR.is_dir(), reason=f"no KubeRay CRDs in {CRD_DIR} (COTRAY_CRD_DIR)")
-
 MISTAKES = (
     *(
         mistakes_in_api.SCHEMAS
@@ -47,6 +45,8 @@ def test_without_a_mistake_nothing_is_reported() -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_planted_mistake_is_reported_by_its_check_and_named(mistake: Mistake) -> None:
+    if mistake.check.startswith("crd") and not CRD_DIR.is_dir():
+        pytest.skip(f"no KubeRay CRDs in {CRD_DIR} (COTRAY_CRD_DIR)")
     objects = copy.deepcopy(spot())
     mistake.plant(objects)
     findings = check(list(objects.values()))
