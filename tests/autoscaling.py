@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
@@ -47,6 +48,10 @@ class NodeType:
     max_workers: int
     min_workers: int = 0
     labels: dict[str, str] = field(default_factory=dict)
+    priority: int = 0
+    """Of types that would do, the highest is started first."""
+    idle_timeout_s: float | None = None
+    """In place of the cluster's `idle_seconds`."""
 
 
 class AutoscalingCluster:
@@ -143,7 +148,7 @@ class AutoscalingCluster:
 
     def _config(self) -> dict[str, object]:
         provider = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__qualname__}"
-        types = {name: {**asdict(kind), "node_config": {}} for name, kind in self.node_types.items()}
+        types = {name: _node_type(kind) for name, kind in self.node_types.items()}
         types[_HEAD] = {"resources": self.head, "node_config": {}, "max_workers": 0}
         return {
             "cluster_name": "test",
@@ -166,6 +171,11 @@ class AutoscalingCluster:
             "file_mounts_sync_continuously": False,
             **{name: [] for name in _UNUSED},
         }
+
+
+def _node_type(kind: NodeType) -> dict[str, Any]:
+    fields = {key: value for key, value in asdict(kind).items() if value is not None}
+    return {**fields, "node_config": {}}
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,5 +1,5 @@
-"""Whether what a configuration asks of Ray fits into the cluster's groups: node types as Ray's autoscaler sees
-them, label selectors as Ray matches them."""
+"""Whether what a configuration asks of Ray fits into the cluster's groups, whose resources and labels are
+those that Ray's autoscaler sees."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def _of_job(run: Run, types: NodeTypes) -> Iterator[str]:
     for need in needs_of(run.config, run.verb):
         room = room_for(need, types)
         if room < need.count:
-            yield f"{need.what} needs {need.count} of {need.resources} on {need.selector}; there is room for {room}"
+            wanted = f"{need.count} of {need.resources} on {need.selector}"
+            yield f"{need.what} needs {wanted}; there is room for {room}"
         if need.is_gang and any(
             kind["labels"].get(MARKET) == "spot" and need.selector.items() <= kind["labels"].items()
             for kind in types.values()
@@ -94,7 +95,7 @@ def _of_job(run: Run, types: NodeTypes) -> Iterator[str]:
 
 
 def _of_serving(run: Run, types: NodeTypes) -> Iterator[str]:
-    """Replicas of one application go to any of its nodes. Twice a deployment's minimum runs while it is updated."""
+    """Replicas go to any node of theirs. Twice a deployment's minimum runs while it is updated."""
     serving = run.config.serving
     # The ingress and the monitor of LAS take Serve's default of one CPU.
     wanted = {"CPU": 2.0, "GPU": 0.0}

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from .capacity import check_capacity
 from .cluster_policy import check_clusters
 from .configurations import check_configurations
-from .crds import check_crds
+from .crds import CRD_DIR, check_crds
 from .feature_gates import check_gates, configured_gates
 from .finding import Finding
 from .kubernetes_schemas import check_kubernetes
 from .monitoring import check_monitoring_schema, check_monitors
 from .network import check_disruption_budgets, check_network
 from .operator_clusters import check_operator_on_cluster, groups_have_containers
-from .operator_objects import check_operator_on_object
+from .operator_objects import check_operator_on_object, check_services_of_operator
 from .pod_policy import check_pods
 from .rayclusters import ray_clusters
 from .references import check_references
@@ -23,10 +23,14 @@ from .translation import check_translation
 
 
 def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = frozenset()) -> list[Finding]:
-    """Empty where nothing is wrong. `further_gates` of the operator are on beside those in its values file."""
+    """Empty where nothing is wrong. `further_gates` are on beside those in the operator's values file.
+
+    Without KubeRay's CRDs at hand, all but `check_crds`.
+    """
     found: list[Finding] = []
     for manifest in manifests:
-        found += check_crds(manifest) + check_kubernetes(manifest) + check_monitoring_schema(manifest)
+        found += (check_crds(manifest) if CRD_DIR.is_dir() else []) + check_kubernetes(manifest)
+        found += check_monitoring_schema(manifest)
     if found:
         # The checks below read fields that the schemas promise, and later ones the Ray container's.
         return found
@@ -34,6 +38,7 @@ def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = froz
         found += check_operator_on_object(manifest) + check_gates(
             manifest, configured_gates() | further_gates
         )
+    found += check_services_of_operator(manifests)
     for cluster in ray_clusters(manifests):
         found += check_operator_on_cluster(cluster) + check_translation(cluster)
     if any(finding.check == f"operator/{groups_have_containers.__name__}" for finding in found):

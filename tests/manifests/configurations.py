@@ -10,6 +10,7 @@ import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -57,7 +58,7 @@ def _runs(manifests: Sequence[Manifest]) -> Iterator[Run | Finding]:
                 yield _job(cluster, job["entrypoint"], manifests)
             elif cluster.kind == "RayService":
                 yield from _applications(cluster, spec.get("serveConfigV2", ""), manifests)
-        except (Unresolved, ConfigError) as error:
+        except Unresolved as error:
             yield Finding("policy/configurations", name_of(cluster.owner), str(error))
 
 
@@ -113,21 +114,28 @@ def _load(
     cluster: RayCluster, manifests: Sequence[Manifest], path: str, overrides: Sequence[str]
 ) -> RunConfig:
     """The configuration as the head's and every worker's containers find it. It must be the same in all."""
-    loaded = {}
-    for name, group in cluster.named_groups:
-        environment = _environment(group, manifests)
-        text = _file(group, path, manifests)
-        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, environment, clear=True):
-            file = Path(folder) / "cotray.yaml"
-            file.write_text(text)
-            try:
-                loaded[name] = load_config(file, overrides)
-            except ConfigError as error:
-                raise Unresolved(str(error).replace(str(file), path)) from None
-    first, *others = loaded.values()
+    first, *others = (
+        _parse(
+            _file(group, path, manifests),
+            tuple(sorted(_environment(group, manifests).items())),
+            tuple(overrides),
+        )
+        for _, group in cluster.named_groups
+    )
     if any(other != first for other in others):
         raise Unresolved(f"{path} is not the same in all groups")
     return first
+
+
+@cache
+def _parse(text: str, environment: tuple[tuple[str, str], ...], overrides: tuple[str, ...]) -> RunConfig:
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, dict(environment), clear=True):
+        file = Path(folder) / "cotray.yaml"
+        file.write_text(text)
+        try:
+            return load_config(file, overrides)
+        except ConfigError as error:
+            raise Unresolved(str(error).replace(f"{folder}/", "")) from None
 
 
 def _file(group: dict[str, Any], path: str, manifests: Sequence[Manifest]) -> str:

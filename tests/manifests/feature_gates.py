@@ -1,4 +1,4 @@
-"""The operator's feature gates: a manifest that uses one that is off is refused by the operator, not by the CRD."""
+"""The operator's feature gates: it refuses what needs one that is off, which the CRD would take."""
 
 from __future__ import annotations
 

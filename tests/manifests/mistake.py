@@ -25,7 +25,8 @@ class Mistake:
 
 
 def put(*path: str | int, to: Any) -> Callable[[Objects], None]:
-    """Sets what is at `path`, which begins with an object's Kind/name; None takes it away."""
+    """Sets what is at `path`, which begins with an object's Kind/name; None takes it away, `-` at the end
+    is the place after a list's last."""
 
     def plant(objects: Objects) -> None:
         node: Any = objects
@@ -33,7 +34,7 @@ def put(*path: str | int, to: Any) -> Callable[[Objects], None]:
             node = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
         if to is None:
             del node[path[-1]]
-        elif isinstance(node, list) and path[-1] == len(node):
+        elif path[-1] == "-":
             node.append(to)
         else:
             node[path[-1]] = to
@@ -55,7 +56,7 @@ def replace(subject: str, *path: str, before: str, after: str) -> Callable[[Obje
 
 
 # Where things are in the rendered overlay `spot`.
-CLUSTER, JOB, SERVICE = "RayCluster/cotray", "RayJob/cotray-run", "RayService/cotray"
+CLUSTER, JOB, SERVICE = "RayCluster/cotray", "RayJob/cotray-run", "RayService/cotray-student"
 RUN = (JOB, "spec")
 SPEC = (*RUN, "rayClusterSpec")
 HEAD = (*SPEC, "headGroupSpec")

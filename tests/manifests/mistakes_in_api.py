@@ -5,7 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from .mistake import CONTAINER, HEAD, JOB, POD, RUN, SERVED, SERVICE, SPEC, TEACHER, Mistake, Objects, put
+from .mistake import (
+    CLUSTER,
+    CONTAINER,
+    HEAD,
+    JOB,
+    POD,
+    RUN,
+    SERVED,
+    SERVICE,
+    SPEC,
+    TEACHER,
+    Mistake,
+    Objects,
+    put,
+)
 
 SCHEMAS = (
     Mistake("typo_deep_in_a_pod", "crd", JOB, "'tolerationz'", put(*POD, "tolerationz", to=[])),
@@ -272,6 +286,13 @@ OBJECTS = (
                 },
             },
         ),
+    ),
+    Mistake(
+        "service_named_as_the_cluster",
+        "operator/services",
+        CLUSTER,
+        "cotray-head-svc",
+        put(SERVICE, "metadata", "name", to="cotray"),
     ),
     Mistake(
         "endless_start",

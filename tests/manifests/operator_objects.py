@@ -1,7 +1,7 @@
 """What KubeRay's operator refuses in its objects although the CRD allows it.
 
-Ported from ray-operator/controllers/ray/utils/validation.go of KubeRay 1.7 (the Serve port: common/service.go);
-each rule takes an object and yields its complaints.
+Ported from ray-operator/controllers/ray/utils/validation.go of KubeRay 1.7 (the port of Serve from
+common/service.go); each rule takes an object and yields its complaints.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zoneinfo
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -199,6 +199,19 @@ RULES: tuple[Callable[[Manifest], Iterator[str]], ...] = (
     services_have_a_serve_port_on_the_head,
     initializing_timeout_is_a_duration,
 )
+
+
+def check_services_of_operator(manifests: Sequence[Manifest]) -> list[Finding]:
+    """Every object but a cron job gets a Service NAME-head-svc; two of a name would fight for one."""
+    owners: dict[str, list[str]] = {}
+    for manifest in manifests:
+        if manifest["kind"] in ("RayCluster", "RayJob", "RayService"):
+            owners.setdefault(manifest["metadata"]["name"], []).append(name_of(manifest))
+    return [
+        Finding("operator/services", same[0], f"{name}-head-svc is also the Service of {', '.join(same[1:])}")
+        for name, same in owners.items()
+        if len(same) > 1
+    ]
 
 
 def check_operator_on_object(manifest: Manifest) -> list[Finding]:
