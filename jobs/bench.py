@@ -1,8 +1,9 @@
 """python -m jobs.bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
-overhead, scaling, memory, recovery) or `serve` (what HTTP and Ray Serve add, and overload). FILE gets one
-flat JSON object; `-` prints it as the last line of standard output.
+overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs) or `serve` (what HTTP
+and Ray Serve add, and overload). FILE gets one flat JSON object; `-` prints it as the last line of standard
+output.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ def main() -> int:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate", "serve"],
+        choices=["teacher", "parity", "generate", "plan", "serve"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
-        "overhead, scaling, memory up to a million requests, recovery; serve: what HTTP and Ray Serve add, "
-        "behaviour at twice the saturating rate",
+        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside real "
+        "runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -54,6 +55,12 @@ def main() -> int:
         from jobs.bench_generate import bench_generate
 
         _write(bench_generate(), arguments.json)
+        return 0
+
+    if arguments.name == "plan":
+        from jobs.bench_plan import bench_plan
+
+        _write(bench_plan(), arguments.json)
         return 0
 
     from jobs.bench_teacher import bench_teacher, teacher_requests

@@ -40,7 +40,7 @@ def bench_generate(*, sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)) -> 
     folder = Path(tempfile.mkdtemp(prefix="cotray-bench-"))
     try:
         memory = {size: _memory(folder / f"memory-{size}", size) for size in sizes}
-        with _cluster():
+        with local_cluster():
             direct = _direct_rate(40)
             runs = {replicas: _run(folder / f"scale-{replicas}", replicas) for replicas in (1, 2, 8)}
             recovery_s = _recovery(folder / "recovery")
@@ -49,18 +49,20 @@ def bench_generate(*, sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000)) -> 
     return _figures(direct, runs, memory, recovery_s)
 
 
-def _config(run_dir: Path, replicas: int, seconds_per_batch: float) -> RunConfig:
+def fake_config(run_dir: Path, replicas: int, seconds_per_batch: float, **more: Any) -> RunConfig:
+    """Of a run with the fake teacher; `more` goes into the section `teacher`."""
     teacher = {
         "engine": "fake",
         "engine_args": {"seconds_per_batch": seconds_per_batch},
         "batch_size": BATCH_SIZE,
         "replicas": {"min": replicas, "max": replicas},
         "num_cpus": 1,
+        **more,
     }
     return parse_config({"run_dir": str(run_dir), "method": "contrast-wrong", "teacher": teacher})
 
 
-def _write_requests(config: RunConfig, num_rows: int) -> None:
+def write_requests(config: RunConfig, num_rows: int) -> None:
     """What `prepare` would have written; shard by shard, so that this process stays small too."""
     folder = RunFolder(config.run_dir)
     schema = schema_of(TeacherRequest)
@@ -79,7 +81,7 @@ def _write_requests(config: RunConfig, num_rows: int) -> None:
 
 
 @contextlib.contextmanager
-def _cluster() -> Iterator[None]:
+def local_cluster() -> Iterator[None]:
     """Eight logical CPUs, whatever the machine has: a fixed time per batch takes none."""
     from cotray.config import RayConfig
     from cotray.stages.cluster import cluster
@@ -90,7 +92,7 @@ def _cluster() -> Iterator[None]:
 
 def _direct_rate(num_batches: int) -> float:
     """Rows/s of the teacher alone, in this process."""
-    config = _config(Path("unused"), 1, SECONDS_PER_BATCH)
+    config = fake_config(Path("unused"), 1, SECONDS_PER_BATCH)
     teacher = build_teacher(config.teacher, method=config.decoding_method)
     row = TeacherRequest("", "yes_no", "Even?", ("yes", "no"), "yes", target_answer="yes")
     batches = [[row] * BATCH_SIZE] * num_batches
@@ -113,11 +115,11 @@ def _run(run_dir: Path, replicas: int) -> Run:
     """About 40 batches per replica."""
     from cotray.stages.generate import generate
 
-    config = _config(run_dir, replicas, SECONDS_PER_BATCH)
+    config = fake_config(run_dir, replicas, SECONDS_PER_BATCH)
     num_rows = 40 * replicas * BATCH_SIZE
-    _write_requests(config, num_rows)
+    write_requests(config, num_rows)
     began = time.perf_counter()
-    with _points() as points:
+    with stage_points() as points:
         generate(config, label=f"bench: {replicas} replicas")
     all_run = next(index for index, (_, _, starts) in enumerate(points) if starts == replicas)
     # The last batches find some replicas idle.
@@ -129,7 +131,7 @@ def _run(run_dir: Path, replicas: int) -> Run:
 
 
 @contextlib.contextmanager
-def _points() -> Iterator[list[tuple[float, int, int]]]:
+def stage_points() -> Iterator[list[tuple[float, int, int]]]:
     """(seconds, finished rows, replicas started) of the stage that runs inside, every 20 ms."""
     import ray
 
@@ -158,10 +160,10 @@ def _recovery(run_dir: Path) -> float:
     """Seconds from the kill of the only replica to the next finished row."""
     from cotray.stages.generate import generate
 
-    config = _config(run_dir, 1, SECONDS_PER_BATCH)
-    _write_requests(config, 30 * BATCH_SIZE)
+    config = fake_config(run_dir, 1, SECONDS_PER_BATCH)
+    write_requests(config, 30 * BATCH_SIZE)
     killed: list[tuple[float, int]] = []
-    with _points() as points:
+    with stage_points() as points:
 
         def kill() -> None:
             while not points or points[-1][1] < 4 * BATCH_SIZE:
@@ -181,8 +183,8 @@ def _recovery(run_dir: Path) -> float:
 
 def _memory(run_dir: Path, num_rows: int) -> dict[str, float]:
     """Peak MiB (PSS) of the driver and of all processes of a `generate` of its own with one replica."""
-    config = _config(run_dir, 1, 0)
-    _write_requests(config, num_rows)
+    config = fake_config(run_dir, 1, 0)
+    write_requests(config, num_rows)
     path = run_dir / "bench.yaml"
     path.write_text(dump_config(config))
     command = [sys.executable, "-m", "jobs.generate", "-c", str(path)]
