@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +19,8 @@ from typing import Any
 
 from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
+
+from cluster.processes import find, free_ports, kill
 
 _ENVIRONMENT = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -74,7 +74,7 @@ class AutoscalingCluster:
         self.environment = {**os.environ, **_ENVIRONMENT, **(environment or {})}
 
     def __enter__(self) -> AutoscalingCluster:
-        port, client_port = _free_ports(2)
+        port, client_port = free_ports(2)
         self.address = f"{get_node_ip_address()}:{port}"
         # Short, because Ray puts Unix sockets (107 characters at most) several folders below it.
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
@@ -105,34 +105,13 @@ class AutoscalingCluster:
     def stop(self) -> None:
         """End this cluster's processes, and no others, and remove its folder."""
         # Killed rather than terminated: the head would drain and the autoscaler start nodes meanwhile.
-        while pids := self.pids():
-            with contextlib.ExitStack() as stack:
-                ends = []
-                for pid in pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        ends.append(os.pidfd_open(pid))
-                        stack.callback(os.close, ends[-1])
-                        os.kill(pid, signal.SIGKILL)
-                for end in ends:
-                    select.select([end], [], [])
-            self.process.poll()
+        kill(self.pids)
+        self.process.poll()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def pids(self) -> list[int]:
         """Processes of the head's session, and those whose command line names this cluster."""
-        names = (f"{self.folder}/", f"={self.address}")
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                # After the name, which may hold spaces: state, parent, group, session.
-                state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                command = (entry / "cmdline").read_text(errors="replace")
-                is_ours = int(session) == self.process.pid or any(name in command for name in names)
-                if is_ours and state not in "ZX":
-                    found.append(int(entry.name))
-        return found
+        return find([self.process.pid], (f"{self.folder}/", f"={self.address}"))
 
     def _wait_for_head(self, port: int, log: Path, timeout: float = 60) -> None:
         address = (self.address.split(":")[0], port)
@@ -176,11 +155,3 @@ class AutoscalingCluster:
 def _node_type(kind: NodeType) -> dict[str, Any]:
     fields = {key: value for key, value in asdict(kind).items() if value is not None}
     return {**fields, "node_config": {}}
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
