@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_ray import local_ray
 
 from cotray.config import RunConfig, parse_config
 from cotray.data.store import Manifest, RunFolder
@@ -42,31 +42,19 @@ def serving_config(run_dir: str, **serving: Any) -> RunConfig:
 @contextlib.contextmanager
 def served(config: RunConfig) -> Iterator[str]:
     """The address of the application."""
-    import ray
     from ray import serve
 
     from cotray.stages.cluster import cluster
     from cotray.stages.serve import deploy
 
-    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, local_ray(num_cpus=8):
         patch.setenv("COTRAY_API_KEYS", KEY)
-        ray.init(
-            address="local",
-            num_cpus=8,
-            object_store_memory=150_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
         try:
             with cluster(config.ray):
                 deploy(config)
                 yield f"http://127.0.0.1:{config.serving.port}"
         finally:
             serve.shutdown()
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def replicas(name: str) -> list[int]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_ray import local_ray
 
 from cotray.cli import cotray_error
 from cotray.config import PoolConfig, RayConfig
@@ -31,28 +30,15 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    import ray
     from ray import cloudpickle
 
-    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=1,  # declared, not there: the code path of replicas on GPUs
-        object_store_memory=150_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
     # Replicas cannot import this module, so its functions travel by value.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     try:
-        with cluster(RayConfig()):
+        with local_ray(num_cpus=4, num_gpus=1), cluster(RayConfig()):
             yield
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def explain(requests: Sequence[TeacherRequest], on_finished: Callable[[int], None]) -> list[Rationale]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from local_ray import local_ray
 
 from cotray.config import ModelConfig, RunConfig, TrainingConfig, parse_config
 from cotray.errors import DataError
@@ -118,19 +117,8 @@ def cluster():
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="ct", dir="/tmp")
-    ray.init(
-        num_cpus=8,
-        object_store_memory=200 << 20,
-        include_dashboard=False,
-        _temp_dir=folder,
-        log_to_driver=False,
-    )
-    yield ray.get_runtime_context().gcs_address
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with local_ray(num_cpus=8, object_store_memory=200 << 20) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from local_ray import local_ray
 
 from cotray.config import RayConfig, RunConfig, parse_config
 from cotray.data.store import RunFolder
@@ -26,28 +24,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.timeout(240)]
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """Replicas with vLLM's engine in a process of its own, as on GPUs."""
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    before = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=150_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
-    try:
-        with cluster(RayConfig()):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        with local_ray(num_cpus=4), cluster(RayConfig()):
             yield
-    finally:
-        ray.shutdown()
-        os.environ.pop("VLLM_ENABLE_V1_MULTIPROCESSING")
-        if before is not None:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def config(run_dir: Path, engine: str) -> RunConfig:

@@ -1,0 +1,31 @@
+"""A one-node Ray in this process, for the tests of one module."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def local_ray(*, num_cpus: int, num_gpus: int = 0, object_store_memory: int = 150_000_000) -> Iterator[str]:
+    """The address inside, for other processes. GPUs are declared, not there."""
+    import ray
+
+    # Short, because Ray puts Unix sockets (107 characters at most) several folders below it.
+    folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        object_store_memory=object_store_memory,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
