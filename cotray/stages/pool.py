@@ -10,7 +10,6 @@ the crashes made them. Shards (cotray/data/shards.py) keep those promises instea
 from __future__ import annotations
 
 import itertools
-import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,17 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config_types import Pool, PoolConfig
-from cotray.data.shards import Shard
+from cotray.data.shards import SEALERS_PER_NODE, Shard
 from cotray.data.storage import patiently
+from cotray.data.units import batch_size_for, units_of
 from cotray.errors import StageError
 from cotray.stages.cluster import num_nodes
 from cotray.stages.progress import Stuck, Watch, watch
 from cotray.stages.replica import COUNTED, PoolStage, Replica, counts_of
 
-SEALERS_PER_NODE = 2
-"""Shards sealed at a time; that work takes none of Ray's CPUs, so it can always be placed."""
-MAX_UNITS = 4096
-"""Of work that Ray Data hands out; more rows make larger units, so that the driver's memory stays flat."""
 INIT_DEATHS = 5
 """Replicas in a row that may die while they start, of lost nodes or lack of memory."""
 
@@ -78,9 +74,8 @@ def _stream(
 
     from cotray.stages.guard import guard
 
-    # Few rows are shared evenly.
-    batch_size = max(1, min(batch_size, math.ceil(line.total / config.max_replicas)))
-    units = _units(stage.shards.source_sizes(), batch_size)
+    batch_size = batch_size_for(line.total, batch_size, config.max_replicas)
+    units = [unit._asdict() for unit in units_of(stage.shards.source_sizes(), batch_size)]
     # One call reads or writes while `num_batches_at_once` others are with the model.
     concurrency = stage.num_batches_at_once + 1
     num_replicas = max(1, min(config.max_replicas, len(units)))
@@ -118,17 +113,6 @@ def _stream(
     return False
 
 
-def _units(sizes: dict[str, int], batch_size: int) -> list[dict[str, Any]]:
-    """Shares of shards: batches `first` up to `last` of what is waiting in a shard of `sizes` rows."""
-    num_batches = {shard: math.ceil(size / batch_size) for shard, size in sizes.items()}
-    step = max(1, math.ceil(sum(num_batches.values()) / MAX_UNITS))
-    return [
-        {"shard": shard, "first": first, "last": min(first + step, count)}
-        for shard, count in num_batches.items()
-        for first in range(0, count, step)
-    ]
-
-
 def _arguments(pool: Pool) -> dict[str, Any]:
     return {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus, "label_selector": pool.label_selector}
 
@@ -146,6 +130,7 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
     """Seal every shard on the cluster and add up its counts."""
     import ray
 
+    # It takes none of Ray's CPUs, so that it can always be placed.
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
     num_at_once = SEALERS_PER_NODE * num_nodes()
     stage_ref = ray.put(stage)

@@ -11,6 +11,7 @@ from .crds import CRD_DIR, check_crds
 from .feature_gates import check_gates, configured_gates
 from .finding import Finding
 from .kubernetes_schemas import check_kubernetes
+from .monitoring import check_monitoring_schema, check_monitors
 from .network import check_disruption_budgets, check_network
 from .operator_clusters import check_operator_on_cluster, groups_have_containers
 from .operator_objects import check_operator_on_object, check_services_of_operator
@@ -28,7 +29,8 @@ def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = froz
     """
     found: list[Finding] = []
     for manifest in manifests:
-        found += (check_crds(manifest) if CRD_DIR.is_dir() else []) + check_kubernetes(manifest)
+        found += check_crds(manifest) if CRD_DIR.is_dir() else []
+        found += check_kubernetes(manifest) + check_monitoring_schema(manifest)
     if found:
         # The checks below read fields that the schemas promise, and later ones the Ray container's.
         return found
@@ -43,7 +45,7 @@ def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = froz
         return found
     found += check_pods(manifests) + check_clusters(manifests) + check_references(manifests)
     found += check_network(manifests) + check_disruption_budgets(manifests)
-    found += check_configurations(manifests)
+    found += check_monitors(manifests) + check_configurations(manifests)
     if not any(finding.check == "translation" for finding in found):
         found += check_capacity(manifests)
     return found
