@@ -250,9 +250,18 @@ def test_prometheus_over_the_cluster_has_the_rows_that_the_job_made(
     assert observer.stdout and "Generate and score" in observer.stdout.read()
 
 
-def test_a_cluster_leaves_no_process_and_no_folder() -> None:
-    with LocalCluster(1) as cluster:
+def test_a_cluster_leaves_nothing_and_whoever_followed_a_job_on_it_is_told(tmp_path: Path) -> None:
+    impatient = "import cluster.submit as s; s.GIVE_UP_S = 4; raise SystemExit(s.main())"
+    command = [sys.executable, "-c", impatient, "--id", "long", "--", "bash", "-c", "echo begun; sleep 300"]
+    with LocalCluster(1) as cluster, (tmp_path / "err").open("w") as err:
         sessions = [process.pid for process in cluster.processes]
         assert len(find(sessions, (f"{cluster.folder}/",))) > 4
+        follower = subprocess.Popen(
+            command, env=cluster.environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+        assert follower.stdout and any(line == "begun\n" for line in follower.stdout)
     assert find(sessions, (f"{cluster.folder}/",)) == []
     assert not cluster.folder.exists()
+    assert follower.wait(60) == 1
+    (line,) = (tmp_path / "err").read_text().splitlines()
+    assert line.startswith("cotray: long: the cluster has been out of reach") and line.endswith("--id long")
