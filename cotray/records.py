@@ -102,9 +102,10 @@ class Rationale(TeacherRequest):
 
 @dataclass(frozen=True)
 class TrainExample(Record):
-    """One sequence to learn. Only target characters from `supervise_from` on have a loss.
+    """One sequence to learn. Only target characters from `supervise_from` to `supervise_to` have a loss.
 
-    `source` is the encoder's input or the decoder-only prompt; `target` is what follows it.
+    `source` is the encoder's input or the decoder-only prompt; `target` is what follows it. Without
+    `supervise_to`, the loss goes on to the end-of-sequence token.
     """
 
     id: str
@@ -112,6 +113,7 @@ class TrainExample(Record):
     source: str
     target: str
     supervise_from: int = 0
+    supervise_to: int | None = None
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,10 @@ def encode(
         offsets, ids = whole.offset_mapping, whole.input_ids
         first = next((i for i, (_, end) in enumerate(offsets) if end > boundary), len(ids))
         source, ids, offsets = tuple(ids[:first]), ids[first:], offsets[first:]
-    supervised_from = boundary + example.supervise_from
-    is_supervised = [end > supervised_from for _, end in offsets] + [True] * len(eos)
+    stops_at = example.supervise_to
+    first = boundary + example.supervise_from
+    last = boundary + (len(example.target) if stops_at is None else stops_at)
+    is_supervised = [first < end <= last for _, end in offsets] + [stops_at is None] * len(eos)
     return Encoded(source, (*ids, *eos), tuple(is_supervised))
 
 

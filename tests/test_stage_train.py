@@ -17,7 +17,7 @@ from cotray.config import ModelConfig, RunConfig, TrainingConfig, parse_config
 from cotray.errors import DataError
 from cotray.models import load_model, load_tokenizer
 from cotray.records import Kind, Rationale, TrainExample
-from cotray.training.batches import StudentBatches
+from cotray.training.batches import StepExamples, StudentBatches
 from cotray.training.step import Collator, evaluate
 
 pytestmark = pytest.mark.ray
@@ -81,7 +81,7 @@ class Interrupted:
     def num_steps_per_epoch(self) -> int:
         return self.batches.num_steps_per_epoch
 
-    def __call__(self, step: int) -> tuple[list[TrainExample], list[TrainExample]]:
+    def __call__(self, step: int) -> StepExamples:
         if step == self.step and os.environ.get("RANK") == "1" and not Path(self.marker).exists():
             Path(self.marker).touch()
             if self.exits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from cotray.config import Dtype
 from cotray.models import load_model, load_tokenizer
 from cotray.records import TrainExample
-from cotray.sequences import collate, encode
+from cotray.sequences import IGNORED, Encoded, collate, encode
 from cotray.training.batches import StudentBatches
 from cotray.training.checkpoint import TrainState, export, save
 from cotray.training.loop import train
@@ -25,27 +26,49 @@ from cotray.training.shard import shard
 from cotray.training.step import Collator, accumulate_gradients, evaluate
 
 MODELS = ("random:llama", "random:t5")
-# (factual rows, counterfactual rows, micro-batch size): even, uneven, accumulating, a worker without rows
-SPLITS = ((4, 4, 8), (5, 3, 2), (5, 3, 1), (1, 1, 4), (3, 0, 1))
+# (factual rows, counterfactual rows, rejected rows, micro-batch size): even, uneven, accumulating, a worker
+# without rows
+SPLITS = ((4, 4, 0, 8), (5, 3, 0, 2), (5, 3, 0, 1), (1, 1, 0, 4), (3, 0, 0, 1), (4, 3, 3, 2), (2, 0, 1, 1))
 DATA = make_examples(7)
 DEV = [example for example in make_examples(3, prefix="so ") if example.kind == "factual"]
+
+
+def rejected_rows(count: int) -> list[TrainExample]:
+    """Cut off before the answer."""
+    rows = [example for example in make_examples(10, prefix="why ") if example.kind == "factual"][:count]
+    return [replace(row, supervise_to=row.target.index("So the answer")) for row in rows]
 
 
 def rows_of(kind: str, count: int) -> list[TrainExample]:
     return [example for example in make_examples(10) if example.kind == kind][:count]
 
 
-def naive_gradients(name: str, num_factual: int, num_counterfactual: int) -> dict[str, torch.Tensor]:
+def naive_gradients(
+    name: str, num_factual: int, num_counterfactual: int, num_rejected: int
+) -> dict[str, torch.Tensor]:
     """The formula, one row at a time in one process: alpha = 0.5, means over tokens."""
     model, tokenizer = load_model(name, dtype=torch.float32), load_tokenizer(name)
-    has_both = num_counterfactual > 0
-    for kind, count in (("factual", num_factual), ("counterfactual", num_counterfactual)):
-        kwargs = {"is_encoder_decoder": model.config.is_encoder_decoder}
-        encoded = [encode(row, tokenizer, **kwargs) for row in rows_of(kind, count)]
-        num_tokens = sum(sum(row.is_supervised) for row in encoded)
-        for row in encoded:
+    kwargs = {"is_encoder_decoder": model.config.is_encoder_decoder}
+
+    def encoded(rows: list[TrainExample]) -> list[Encoded]:
+        return [encode(row, tokenizer, **kwargs) for row in rows]
+
+    factual = encoded(rows_of("factual", num_factual))
+    rejected = encoded(rejected_rows(num_rejected))
+    counterfactual = encoded(rows_of("counterfactual", num_counterfactual))
+    for share, likely, unlikely in ((0.5, factual, rejected), (0.5, counterfactual, [])):
+        num_tokens = sum(sum(row.is_supervised) for row in (*likely, *unlikely))
+        share = share if num_counterfactual else 1.0
+        for row in likely:
             loss_sum = batch_loss_sum(model, collate([row], pad_token_id=0, **kwargs))
-            (loss_sum / num_tokens * (0.5 if has_both else 1.0)).backward()
+            (loss_sum / num_tokens * share).backward()
+        for row in unlikely:
+            batch = collate([row], pad_token_id=0, **kwargs)
+            logits = model(**batch.inputs).logits[0, -batch.labels_BK.shape[1] :]
+            for position, label in enumerate(batch.labels_BK[0]):
+                if label != IGNORED:
+                    loss = -torch.log(1 - torch.softmax(logits[position], -1)[label])
+                    (loss / num_tokens * share).backward(retain_graph=True)
     return {name: gradient(parameter) for name, parameter in model.named_parameters()}
 
 
@@ -64,17 +87,18 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gradient_errors(name: str) -> dict[tuple[int, int, int], float]:
+def gradient_errors(name: str) -> dict[tuple[int, ...], float]:
     """Largest difference to the naive gradient, relative to the largest entry of each tensor (or 1)."""
     errors = {}
-    for num_factual, num_counterfactual, micro_batch_size in SPLITS:
+    for num_factual, num_counterfactual, num_rejected, micro_batch_size in SPLITS:
         model = sharded(name)
         collator = Collator(model, load_tokenizer(name), micro_batch_size)
         factual = collator(rows_of("factual", num_factual))
         counterfactual = collator(rows_of("counterfactual", num_counterfactual))
-        accumulate_gradients(model, factual, counterfactual, alpha=0.5)
-        expected = naive_gradients(name, num_factual, num_counterfactual)
-        errors[num_factual, num_counterfactual, micro_batch_size] = max(
+        rejected = collator(rejected_rows(num_rejected))
+        accumulate_gradients(model, factual, counterfactual, rejected, alpha=0.5)
+        expected = naive_gradients(name, num_factual, num_counterfactual, num_rejected)
+        errors[num_factual, num_counterfactual, num_rejected, micro_batch_size] = max(
             (
                 (whole(gradient(parameter)) - expected[key]).abs().max() / max(1, expected[key].abs().max())
             ).item()

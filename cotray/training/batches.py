@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 from cotray.records import TrainExample
 from cotray.seeds import seeded
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class StepExamples(NamedTuple):
+    """What one optimizer step learns from, over all workers; rejected examples are to become unlikely."""
+
+    factual: Sequence[TrainExample]
+    counterfactual: Sequence[TrainExample] = ()
+    rejected: Sequence[TrainExample] = ()
+
+
 class Batches(Protocol):
     """What the training loop asks for; must be picklable, because it travels to the workers."""
 
     @property
     def num_steps_per_epoch(self) -> int: ...
 
-    def __call__(self, step: int) -> tuple[list[TrainExample], list[TrainExample]]:
-        """The factual and the counterfactual examples of step `step` (counted from 0), of all workers."""
+    def __call__(self, step: int) -> StepExamples:
+        """The examples of step `step`, counted from 0."""
         ...
 
 
@@ -43,7 +51,7 @@ class Item(Protocol):
 T = TypeVar("T", bound=Item)
 
 
-class _Stream(Generic[T]):
+class Stream(Generic[T]):
     """Endless repetition of `items`, in another order each time; the order of `items` is irrelevant."""
 
     def __init__(self, items: Sequence[T], *, seed: int, name: str):
@@ -69,19 +77,19 @@ class StudentBatches:
         factual = [example for example in examples if example.kind == "factual"]
         counterfactual = [example for example in examples if example.kind == "counterfactual" and alpha > 0]
         self.batch_size = batch_size
-        self.factual = _Stream(factual, seed=seed, name="factual")
-        self.counterfactual = _Stream(counterfactual, seed=seed, name="counterfactual")
+        self.factual = Stream(factual, seed=seed, name="factual")
+        self.counterfactual = Stream(counterfactual, seed=seed, name="counterfactual")
 
     @property
     def num_steps_per_epoch(self) -> int:
         return math.ceil(len(self.factual.items) / self.batch_size)
 
-    def __call__(self, step: int) -> tuple[list[TrainExample], list[TrainExample]]:
-        start, count = _place(step, self.batch_size, len(self.factual.items))
+    def __call__(self, step: int) -> StepExamples:
+        start, count = place(step, self.batch_size, len(self.factual.items))
         has_counterfactual = bool(self.counterfactual.items)
-        return (
+        return StepExamples(
             self.factual.take(start, count),
-            self.counterfactual.take(start, count) if has_counterfactual else [],
+            self.counterfactual.take(start, count) if has_counterfactual else (),
         )
 
 
@@ -102,7 +110,7 @@ class SimulatorBatches(Generic[T]):
         input_dropout: float,
         seed: int,
     ):
-        self.stream = _Stream(items, seed=seed, name="factual")
+        self.stream = Stream(items, seed=seed, name="factual")
         self.render = render
         self.batch_size = batch_size
         self.explanation_dropout = explanation_dropout
@@ -112,17 +120,17 @@ class SimulatorBatches(Generic[T]):
     def num_steps_per_epoch(self) -> int:
         return math.ceil(len(self.stream.items) / self.batch_size)
 
-    def __call__(self, step: int) -> tuple[list[TrainExample], list[TrainExample]]:
-        start, count = _place(step, self.batch_size, len(self.stream.items))
+    def __call__(self, step: int) -> StepExamples:
+        start, count = place(step, self.batch_size, len(self.stream.items))
         rows = seeded(self.stream.seed, "dropout", str(step)).sample(range(count), count)
         num_without_e = int(self.explanation_dropout * count)
         without_e = set(rows[:num_without_e])
         without_x = set(rows[num_without_e : num_without_e + int(self.input_dropout * count)])
         items = enumerate(self.stream.take(start, count))
-        return [self.render(item, row in without_x, row in without_e) for row, item in items], []
+        return StepExamples([self.render(item, row in without_x, row in without_e) for row, item in items])
 
 
-def _place(step: int, batch_size: int, size: int) -> tuple[int, int]:
+def place(step: int, batch_size: int, size: int) -> tuple[int, int]:
     """Where in the endless stream step `step` starts, and how many examples it takes."""
     epoch, batch = divmod(step, math.ceil(size / batch_size))
     start = batch * batch_size

@@ -57,19 +57,14 @@ def train(
     epoch_metrics: list[dict[str, float]] = []
 
     while progress.step < schedule.num_steps and not progress.has_stopped:
-        factual, counterfactual = batches(progress.step)
+        examples = batches(progress.step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(progress.step)
         model.train()
         seed_dropout(seed, progress.step)
         try:
             metrics = train_step(
-                optimizer,
-                factual,
-                counterfactual,
-                collator=collator,
-                alpha=alpha,
-                clip_norm=config.clip_norm,
+                optimizer, examples, collator=collator, alpha=alpha, clip_norm=config.clip_norm
             )
         except StageError as error:
             raise StageError(f"step {progress.step + 1}: {error}") from None
@@ -116,9 +111,8 @@ def _position(progress: Progress, batches: Batches, schedule: Schedule) -> dict[
 
 def _summary(steps: Sequence[dict[str, float]]) -> dict[str, float]:
     """Means of an epoch's losses, its tokens, seconds and rate."""
-    names = [
-        name for name in ("loss", "loss_factual", "loss_counterfactual", "grad_norm") if name in steps[0]
-    ]
+    losses = ("loss", "loss_factual", "loss_counterfactual", "loss_rejected", "grad_norm")
+    names = [name for name in losses if name in steps[0]]
     means = {name: sum(step[name] for step in steps) / len(steps) for name in names}
     num_tokens = sum(step["num_tokens"] for step in steps)
     seconds = sum(step["step_s"] for step in steps)

@@ -1,7 +1,9 @@
-"""SCOTT's loss, L = (1 - alpha) * factual + alpha * counterfactual, as weighted sums over tokens.
+"""The student's loss, L = (1 - alpha) * factual + alpha * counterfactual, as weighted sums over tokens.
 
-Each term is a mean over the supervised tokens of the whole optimizer step (METHOD 3.2). Workers and
-micro-batches therefore add up sums; the division by the step's token counts is in `loss_weights`.
+Each term is a mean over the supervised tokens of the whole optimizer step (SCOTT; METHOD 3.2). Workers and
+micro-batches therefore add up sums; the division by the step's token counts is in `loss_weights`. With
+rejected examples, the first term is ConSeq's (METHOD 5.6): its mean is over the tokens of both, those to be
+learned and those to be unlearned.
 
 B: batch  K: columns with a label  V: vocabulary
 """
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
 
 
 class LossWeights(NamedTuple):
-    """What a token's cross entropy is multiplied by, so that a step's sum is its loss."""
+    """What a token's loss is multiplied by, so that a step's sum is its loss; rejected as factual ones."""
 
     factual: float
     counterfactual: float
 
 
-def loss_weights(num_factual: float, num_counterfactual: float, *, alpha: float) -> LossWeights:
+def loss_weights(
+    num_factual: float, num_counterfactual: float, *, alpha: float, num_rejected: float = 0
+) -> LossWeights:
     """From the supervised tokens of a step; without counterfactual ones the loss is plain factual."""
     share = alpha if num_counterfactual else 0.0
-    return LossWeights((1 - share) / num_factual, share / num_counterfactual if share else 0.0)
+    return LossWeights(
+        (1 - share) / (num_factual + num_rejected), share / num_counterfactual if share else 0.0
+    )
 
 
 def token_loss_sum(logits_BKV: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
@@ -39,10 +45,21 @@ def token_loss_sum(logits_BKV: torch.Tensor, labels_BK: torch.Tensor) -> torch.T
     )
 
 
-def batch_loss_sum(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """`token_loss_sum` of the model's logits for the batch's label columns."""
+def unlikelihood_sum(logits_BKV: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
+    """Summed -log(1 - p(label)) of the supervised labels, in float32; 1 - p is at least 1e-20."""
+    is_supervised_BK = labels_BK != IGNORED
+    logprobs_BKV = logits_BKV.float().log_softmax(-1)
+    logprobs_BK = logprobs_BKV.gather(-1, labels_BK.clamp(min=0)[..., None])[..., 0]
+    loss_BK = -(1 - logprobs_BK.exp()).clamp(min=1e-20).log()
+    # Not a product with the mask: a masked position's loss may be large, and its gradient is none.
+    return loss_BK.where(is_supervised_BK, 0.0).sum()
+
+
+def batch_loss_sum(model: PreTrainedModel, batch: Batch, *, is_rejected: bool = False) -> torch.Tensor:
+    """The summed loss of the model's logits for the batch's label columns."""
     logits_BKV = model(**batch.inputs, use_cache=False).logits[:, -batch.labels_BK.shape[1] :]
-    return token_loss_sum(logits_BKV, batch.labels_BK)
+    loss_sum = unlikelihood_sum if is_rejected else token_loss_sum
+    return loss_sum(logits_BKV, batch.labels_BK)
 
 
 def num_supervised(batch: Batch) -> int:

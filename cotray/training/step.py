@@ -19,6 +19,7 @@ from cotray.errors import StageError
 from cotray.records import TrainExample
 from cotray.seeds import digest
 from cotray.sequences import Batch, Encoded, collate, encode
+from cotray.training.batches import StepExamples
 from cotray.training.loss import batch_loss_sum, loss_weights, num_supervised
 from cotray.training.shard import all_sum, begin_backward, rank_and_world, reshard
 
@@ -35,11 +36,12 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Token means over all workers and micro-batches; `counterfactual` is None in a step without any."""
+    """Token means over all workers and micro-batches; None for a kind that the step has none of."""
 
     total: float
     factual: float
     counterfactual: float | None
+    rejected: float | None
     num_tokens: float
 
 
@@ -81,8 +83,7 @@ class Collator:
 
 def train_step(
     optimizer: torch.optim.Optimizer,
-    factual: Sequence[TrainExample],
-    counterfactual: Sequence[TrainExample],
+    examples: StepExamples,
     *,
     collator: Collator,
     alpha: float,
@@ -91,7 +92,7 @@ def train_step(
     """Gradients, clipping, update. Raises StageError before the update if anything is not finite."""
     started = time.perf_counter()
     optimizer.zero_grad()
-    loss = accumulate_gradients(collator.model, collator(factual), collator(counterfactual), alpha=alpha)
+    loss = accumulate_gradients(collator.model, *map(collator, examples), alpha=alpha)
     grad_norm = _clip(collator.model, clip_norm)
     if not (math.isfinite(loss.total) and math.isfinite(grad_norm)):
         raise StageError(
@@ -103,6 +104,8 @@ def train_step(
     metrics = {"loss": loss.total, "loss_factual": loss.factual}
     if loss.counterfactual is not None:
         metrics["loss_counterfactual"] = loss.counterfactual
+    if loss.rejected is not None:
+        metrics["loss_rejected"] = loss.rejected
     return {
         **metrics,
         "grad_norm": grad_norm,
@@ -116,38 +119,41 @@ def accumulate_gradients(
     model: PreTrainedModel,
     factual: Sequence[MicroBatch],
     counterfactual: Sequence[MicroBatch],
+    rejected: Sequence[MicroBatch] = (),
     *,
     alpha: float,
 ) -> StepLoss:
     """Add the gradient of the step's loss to `.grad`: the same for every split into micro-batches.
 
-    One backward per micro-batch of either kind: half the activations of one backward of the sum.
+    One backward per micro-batch of any kind: less memory for activations than one backward of the sum.
     """
     device = model.device
-    num_factual, num_counterfactual, num_tokens = all_sum(
+    kinds = (factual, counterfactual, rejected)
+    *counts, num_tokens = all_sum(
         [
-            sum(micro_batch.num_supervised for micro_batch in factual),
-            sum(micro_batch.num_supervised for micro_batch in counterfactual),
-            sum(micro_batch.num_tokens for micro_batch in (*factual, *counterfactual)),
+            *(sum(micro_batch.num_supervised for micro_batch in kind) for kind in kinds),
+            sum(micro_batch.num_tokens for kind in kinds for micro_batch in kind),
         ],
         device,
     )
-    weights = loss_weights(num_factual, num_counterfactual, alpha=alpha)
+    of_step = loss_weights(counts[0], counts[1], alpha=alpha, num_rejected=counts[2])
+    weights = (of_step.factual, of_step.counterfactual, of_step.factual)
     # FSDP averages gradients over the workers, and this loss is their sum.
     _, world = rank_and_world()
-    parts = [(0, weights.factual, part) for part in factual]
-    parts += [(1, weights.counterfactual, part) for part in counterfactual]
-    sums = [torch.zeros((), device=device), torch.zeros((), device=device)]
-    for index, (kind, weight, micro_batch) in enumerate(parts):
+    parts = [(kind, micro_batch) for kind, batches in enumerate(kinds) for micro_batch in batches]
+    sums = [torch.zeros((), device=device) for _ in kinds]
+    for index, (kind, micro_batch) in enumerate(parts):
         begin_backward(model, is_last=index == len(parts) - 1)
-        loss_sum = batch_loss_sum(model, micro_batch.batch.to(device))
-        (loss_sum * (weight * world)).backward()
+        loss_sum = batch_loss_sum(model, micro_batch.batch.to(device), is_rejected=kind == 2)
+        (loss_sum * (weights[kind] * world)).backward()
         sums[kind] += loss_sum.detach()
-    factual_sum, counterfactual_sum = all_sum(sums, device)
+    totals = all_sum(sums, device)
+    means = [total / count if count else None for total, count in zip(totals, counts, strict=True)]
     return StepLoss(
-        total=weights.factual * factual_sum + weights.counterfactual * counterfactual_sum,
-        factual=factual_sum / num_factual,
-        counterfactual=counterfactual_sum / num_counterfactual if num_counterfactual else None,
+        total=sum(weight * total for weight, total in zip(weights, totals, strict=True)),
+        factual=totals[0] / counts[0],
+        counterfactual=means[1],
+        rejected=means[2],
         num_tokens=num_tokens,
     )
 
