@@ -24,8 +24,8 @@ def main() -> int:
         choices=["teacher", "parity", "generate", "plan", "serve"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
-        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside real "
-        "runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate",
+        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
+        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"

@@ -16,6 +16,7 @@ from cotray.planning.fleet import Nodes
 from cotray.planning.measured import teacher_rates
 from cotray.planning.plan import estimate, most_replicas, quantile, smallest_fleet
 from cotray.planning.run import Assumptions, Rates, on_nodes, simulate_runs
+from jobs.bench_plan import Measured, Setting, planned_seconds
 from jobs.plan import main
 
 CONFIG = """
@@ -164,6 +165,11 @@ def test_rates_come_from_the_bench_of_the_engine_in_use(tmp_path: Path) -> None:
     assert teacher_rates(config(), str(bench), tokens_per_s=9.0, tokens_per_rationale=3.0) == (9.0, 3.0)
     # Nothing says how long rationales are: as long as they may be.
     assert teacher_rates(config(), None, tokens_per_s=9.0) == (9.0, 128.0)
+
+
+def test_what_the_bench_compares_is_the_closed_form_where_nothing_is_killed() -> None:
+    measured = Measured(start_s={2: 4.0}, restart_s=1.5, batch_s=1.25, end_s=0.5)
+    assert set(planned_seconds(Setting(2, 0, 20), measured)) == {4.0 + 10 * 1.25 + 0.5}
 
 
 @pytest.fixture
