@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cotray.config_serving import ServingConfig
 from cotray.config_types import Config, Dtype, Fraction, ModelName, PoolConfig
@@ -110,6 +110,11 @@ class ModelConfig(Config):
     """Keep so many evenly spaced layers of the model; 0 = all."""
 
 
+def _on_or_off(value: object) -> object:
+    """YAML reads a plain `on` or `off` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class TrainingConfig(Config):
     learning_rate: float = Field(default=3e-5, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -122,7 +127,7 @@ class TrainingConfig(Config):
     """Examples per forward pass of one worker; more micro-batches accumulate into a step."""
     counterfactual_weight: Fraction = 0.5
     """Alpha of L = (1 - alpha) * factual + alpha * counterfactual, for methods with counterfactuals."""
-    tags: Literal["on", "off", "shuffled"] = "on"
+    tags: Annotated[Literal["on", "off", "shuffled"], BeforeValidator(_on_or_off)] = "on"
     """[factual] / [counterfactual] before the input; `off` and `shuffled` are ablations."""
     max_length: int = Field(default=512, ge=8)
     """Tokens of one sequence (of each side for encoder-decoders); longer examples are dead letters."""
@@ -137,8 +142,14 @@ class TrainingConfig(Config):
     """GPUs of one worker: 0 trains on CPUs over gloo, 1 on GPUs over nccl."""
     label_selector: dict[str, str] = Field(default_factory=dict)
     """Node labels a worker needs, such as {ray.io/market-type: on-demand}."""
+    seed: int | None = None
+    """Of dropout and of the order of the examples; the run's own where it is not given."""
     max_failures: int = Field(default=3, ge=0)
     """Worker failures survived by going on from the last checkpoint."""
+
+    def seed_or(self, seed: int) -> int:
+        """Its own seed, or the run's."""
+        return seed if self.seed is None else self.seed
 
 
 class StudentConfig(ModelConfig):

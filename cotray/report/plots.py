@@ -54,6 +54,42 @@ def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str
     return _svg(figure)
 
 
+def sweep_svg(rows: Sequence[Any]) -> str:
+    """LAS and accuracy of each varied key's values, means with intervals; a panel per key."""
+    keys = list(dict.fromkeys(row.key for row in rows))
+    figure = Figure(figsize=(9, 2.8 * len(keys)), layout="constrained")
+    for axes, key in zip(figure.subplots(len(keys), squeeze=False)[:, 0], keys, strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        of_key = [row for row in rows if row.key == key]
+        for offset, color, name, label in (
+            (-0.1, BLUE, "las", "LAS"),
+            (0.1, ORANGE, "accuracy", "accuracy"),
+        ):
+            for place, row in enumerate(of_key):
+                figures = row.figures[name]
+                seeds = [value for value in figures.values if value is not None]
+                axes.plot([place + offset] * len(seeds), seeds, ".", color=GREY, markersize=4, zorder=1)
+                if figures.mean is None:
+                    continue
+                half = figures.ci95[1] - figures.mean if figures.ci95 else 0
+                is_first = place == 0
+                axes.errorbar(
+                    place + offset,
+                    figures.mean,
+                    yerr=half,
+                    fmt="o",
+                    color=color,
+                    capsize=3,
+                    label=label if is_first else None,
+                )
+        axes.axhline(0, color="#333", linewidth=0.8)
+        axes.set_xticks(range(len(of_key)), [str(row.value) for row in of_key], fontsize=8)
+        axes.set_xlim(-0.5, len(of_key) - 0.5)
+        axes.set_title(key, fontsize=9, loc="left")
+        axes.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
 def _figure(*, width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()

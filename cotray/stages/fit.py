@@ -28,8 +28,17 @@ if TYPE_CHECKING:
     from cotray.training.batches import Batches
     from cotray.training.checkpoint import TrainState
 
-# What does not change the weights beyond rounding, so that two attempts at a run may differ in it.
-PLACEMENT = {"num_workers", "num_cpus", "num_gpus", "label_selector", "max_failures", "micro_batch_size"}
+# What does not change the weights beyond rounding, so that two attempts at a run may differ in it; and the
+# seed, which is told apart because it may be the run's.
+PLACEMENT = {
+    "num_workers",
+    "num_cpus",
+    "num_gpus",
+    "label_selector",
+    "max_failures",
+    "micro_batch_size",
+    "seed",
+}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def _train_simulator(
     config: RunConfig, folder: RunFolder, answers: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
     simulator = config.simulator
-    settings = simulator.model_dump(exclude={"training": PLACEMENT}) | {"seed": config.seed}
+    seed = simulator.training.seed_or(config.seed)
+    settings = simulator.model_dump(exclude={"training": PLACEMENT}) | {"seed": seed}
     state = folder.begin("simulator", settings=settings, input=answers.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("simulator", "score")
@@ -73,7 +74,7 @@ def _train_simulator(
             batch_size=simulator.training.batch_size,
             explanation_dropout=simulator.explanation_dropout,
             input_dropout=simulator.input_dropout,
-            seed=config.seed,
+            seed=seed,
         )
         dev_examples = [_render(row, False, False) for row in dev]
         report = training_progress(
@@ -84,7 +85,7 @@ def _train_simulator(
                 simulator.training,
                 folder.uri("simulator"),
                 alpha=0.0,
-                seed=config.seed,
+                seed=seed,
                 on_metrics=on_metrics,
             ),
             label,

@@ -24,7 +24,7 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     folder = RunFolder(config.run_dir)
     rationales = folder.require("rationales", "generate")
     settings = config.student.model_dump(exclude={"training": PLACEMENT}) | {
-        "seed": config.seed,
+        "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
     }
     state = folder.begin("student", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
@@ -79,6 +79,7 @@ def train_student(
     from cotray.training.batches import StudentBatches, split_by_length
 
     student, training, alpha = config.student, config.student.training, config.counterfactual_weight
+    seed = training.seed_or(config.seed)
     tokenizer, is_encoder_decoder = load_tokenizer_of(student)
     usable = [row for row in rationales if not row.error]
     wanted = {("train", "factual"), ("dev", "factual"), *([("train", "counterfactual")] if alpha > 0 else [])}
@@ -86,7 +87,7 @@ def train_student(
     too_long: list[TrainExample] = []
     for split, rows in examples.items():
         rendered = [
-            student_example(row, tags=training.tags, seed=config.seed, is_encoder_decoder=is_encoder_decoder)
+            student_example(row, tags=training.tags, seed=seed, is_encoder_decoder=is_encoder_decoder)
             for row in usable
             if row.split == split and (split, row.kind) in wanted
         ]
@@ -101,7 +102,7 @@ def train_student(
             f"{output_dir}: no factual rationale to train on ({len(rationales)} read, "
             f"{len(rationales) - len(usable)} failed, {len(too_long)} longer than training.max_length)"
         )
-    batches = StudentBatches(examples["train"], batch_size=training.batch_size, alpha=alpha, seed=config.seed)
+    batches = StudentBatches(examples["train"], batch_size=training.batch_size, alpha=alpha, seed=seed)
     report = fit(
         batches,
         examples["dev"],
@@ -109,7 +110,7 @@ def train_student(
         training,
         output_dir,
         alpha=alpha,
-        seed=config.seed,
+        seed=seed,
         on_metrics=on_metrics,
     )
     return StudentReport(

@@ -1,0 +1,118 @@
+"""A sweep's figures over seeds: one table and one plot, as text, sweep.json and sweep.html."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from scipy.stats import t as student_t
+
+from cotray.config_sweep import Cell, SweepConfig
+from cotray.data.store import RunFolder
+from cotray.report.plots import sweep_svg
+from cotray.report.table import interval, number
+
+FIGURES = {
+    "las": "LAS",
+    "sim_gain": "sim. gain",
+    "leak_rate": "leak",
+    "accuracy": "accuracy",
+    "oracle_gain": "oracle gain",
+    "perturbation_drop": "perturb. drop",
+}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Over seeds; `ci95` is Student's t interval of the mean, None below two defined values."""
+
+    mean: float | None
+    ci95: tuple[float, float] | None
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One value of one key. A run that is not finished has no values."""
+
+    key: str
+    value: Any
+    num_runs: int
+    figures: dict[str, Mean]
+
+
+def write_sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
+    """Write both files into the sweep's folder; returns the table as text."""
+    rows = [_row(cell) for cell in cells]
+    root = RunFolder(config.run_dir)
+    summary = {"seeds": list(config.seeds), "base": config.base, "rows": [asdict(row) for row in rows]}
+    root.write_bytes("sweep.json", json.dumps(summary, indent=1).encode())
+    environment = Environment(
+        loader=PackageLoader("cotray.report", "."), autoescape=True, undefined=StrictUndefined
+    )
+    page = environment.get_template("sweep.html.j2").render(
+        title=f"cotray {root.root.rpartition('/')[2]}",
+        rows=rows,
+        seeds=config.seeds,
+        figures=FIGURES,
+        plot=Markup(sweep_svg(rows)),
+        number=number,
+        interval=interval,
+    )
+    root.write_bytes("sweep.html", page.encode())
+    return f"{text_table(rows, len(config.seeds))}\n\nreport: {root.uri('sweep.html')}"
+
+
+def mean_over_seeds(values: Sequence[float | None]) -> Mean:
+    defined = [value for value in values if value is not None]
+    mean = statistics.fmean(defined) if defined else None
+    if mean is None or len(defined) < 2:
+        return Mean(mean, None, tuple(values))
+    half = float(student_t.ppf(0.975, len(defined) - 1)) * statistics.stdev(defined) / len(defined) ** 0.5
+    return Mean(mean, (mean - half, mean + half), tuple(values))
+
+
+def text_table(rows: Sequence[Row], num_seeds: int) -> str:
+    header = ["", "runs", *FIGURES.values()]
+    lines = [
+        [
+            f"{row.key}={row.value}",
+            f"{row.num_runs}/{num_seeds}",
+            *(f"{number(m.mean)} {interval(m.ci95)}" for m in row.figures.values()),
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (header, *lines)
+    )
+
+
+def _row(cell: Cell) -> Row:
+    manifests = [RunFolder(config.run_dir).manifest("simulations") for config in cell.configs]
+    runs = [_figures(manifest.metrics) if manifest else {} for manifest in manifests]
+    return Row(
+        cell.key,
+        cell.value,
+        sum(bool(run) for run in runs),
+        {name: mean_over_seeds([run.get(name) for run in runs]) for name in FIGURES},
+    )
+
+
+def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Of one run; the gain of an oracle rationale and the drop by a perturbed one are over accuracy."""
+    accuracy, oracle, perturbed = (
+        metrics[name]["value"] for name in ("accuracy", "oracle_accuracy", "perturbed_accuracy")
+    )
+    return {
+        **{name: metrics["las"][name] for name in ("las", "sim_gain", "leak_rate")},
+        "accuracy": accuracy,
+        "oracle_gain": None if oracle is None or accuracy is None else oracle - accuracy,
+        "perturbation_drop": None if perturbed is None or accuracy is None else accuracy - perturbed,
+    }

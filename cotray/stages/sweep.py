@@ -1,0 +1,46 @@
+"""sweep: the runs of an ablation, one after the other on one cluster, and a table over seeds.
+
+Resumable like its parts: a run that is done costs nothing, and rationales that an earlier run made under the
+same settings are taken over, so that the teacher decodes each setting once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotray.config import dump_config
+from cotray.config_sweep import Cell, SweepConfig, runs
+from cotray.data.store import RunFolder
+from cotray.errors import CotrayError, StageError
+from cotray.report.sweep import write_sweep
+from cotray.stages.cluster import cluster
+from cotray.stages.generate import generate
+from cotray.stages.prepare import prepare
+from cotray.stages.score import score
+from cotray.stages.train import train
+
+
+def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
+    """Make what is missing, write sweep.json and sweep.html, and return the table.
+
+    A run that fails does not stop the others. Raises StageError at the end if one did, naming them.
+    """
+    configs = list(runs(cells))
+    failed: dict[str, CotrayError] = {}
+    with cluster(configs[0].ray, configs[0].storage):
+        for position, one in enumerate(configs):
+            label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
+            earlier = [other.run_dir for other in configs[:position] if other.run_dir not in failed]
+            RunFolder(one.run_dir).write_bytes("config.yaml", dump_config(one).encode())
+            try:
+                prepare(one, label=f"{label} prepare")
+                generate(one, reuse_from=earlier, label=f"{label} generate")
+                train(one, label=f"{label} train")
+                score(one, label=f"{label} score")
+            except CotrayError as error:
+                failed[one.run_dir] = error
+    table = write_sweep(config, cells)
+    if failed:
+        causes = "; ".join(f"{run_dir}: {error}" for run_dir, error in failed.items())
+        raise StageError(f"{len(failed)} of {len(configs)} runs failed ({causes})\n{table}")
+    return table

@@ -1,0 +1,57 @@
+"""python -m jobs.sweep -c SWEEP.yaml [KEY=VALUE ...]: an ablation, over several seeds.
+
+    config: strategyqa-smollm2.yaml                 # what is varied, relative to this file
+    run_dir: runs/ablation
+    base: {method: contrast-wrong+counterfactual, data.limit: 500}
+    vary:
+      teacher.decoding.weight: [0, 0.25, 0.5, 0.75, 1]
+      student.training.tags: ["on", "off", shuffled]
+    seeds: [1, 2, 3]                                # of the student's training
+
+The same command goes on from what is done. Exit codes as of `run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from cotray.cli import cotray_error
+from cotray.config_sweep import load_sweep
+from cotray.errors import ConfigError, DataError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.sweep", description="Runs that differ in one key each, over several seeds."
+    )
+    parser.add_argument(
+        "-c", "--config", required=True, metavar="SWEEP", help="a YAML file; see jobs/configs/"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as data.limit=48"
+    )
+    arguments = parser.parse_intermixed_args(argv)
+    try:
+        config, cells = load_sweep(arguments.config, arguments.overrides)
+        from cotray.data.storage import environment
+        from cotray.stages.sweep import sweep
+
+        os.environ.update(environment(cells[0].configs[0].storage))
+        print(sweep(config, cells))
+    except KeyboardInterrupt:
+        print("cotray: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        known = cotray_error(error)
+        if known is None:
+            raise
+        print(f"cotray: {known}", file=sys.stderr)
+        return 2 if isinstance(known, ConfigError | DataError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

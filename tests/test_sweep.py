@@ -1,0 +1,157 @@
+"""A sweep: its cells, what they share, and its figures over seeds; one small sweep on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cotray.config_sweep import load_sweep, runs
+from cotray.data.store import RunFolder
+from cotray.errors import ConfigError
+from cotray.records import Rationale
+from cotray.report.sweep import mean_over_seeds
+
+SMOKE = Path(__file__).parent.parent / "jobs/configs/smoke.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(f"config: {SMOKE}\nrun_dir: {folder}/runs\n{text}")
+    return path
+
+
+def test_each_key_is_varied_alone_and_equal_configurations_share_a_run(tmp_path: Path) -> None:
+    text = """
+base: {teacher.decoding.weight: 0.5}
+vary:
+  teacher.decoding.weight: [0, 0.5]
+  student.training.tags: ["on", "off"]
+seeds: [7, 8]
+"""
+    _, cells = load_sweep(write(tmp_path, text), ["data.limit=12"])
+    assert [(cell.key.split(".")[-1], cell.value) for cell in cells] == [
+        ("weight", 0),
+        ("weight", 0.5),
+        ("tags", "on"),
+        ("tags", "off"),
+    ]
+    assert [[c.student.training.seed for c in cell.configs] for cell in cells] == [[7, 8]] * 4
+    assert all(c.data.limit == 12 for cell in cells for c in cell.configs)
+    # weight 0.5 with tags on is the base, under either key.
+    assert cells[1].configs == cells[2].configs
+    in_order = [config.run_dir.removeprefix(f"{tmp_path}/runs/") for config in runs(cells)]
+    assert in_order == [
+        f"{name}/seed-{seed}"
+        for seed in (7, 8)
+        for name in ("teacher.decoding.weight=0", "teacher.decoding.weight=0.5", "student.training.tags=off")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("vary: {}", "vary"),
+        ("vary: {student.training.tag: [a]}", "unknown key 'student.training.tag'; did you mean"),
+        ("vary: {teacher.decoding.weight: [2]}", "teacher.decoding.weight"),
+        ("varied: {seed: [1]}\nvary: {seed: [1]}", "unknown key 'varied'; did you mean 'vary'"),
+        ("vary: {seed: [1]}\nseeds: []", "seeds"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_runs(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(write(tmp_path, text))
+    assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_without_a_seed_of_its_own_trains_with_the_runs_seed() -> None:
+    from cotray.config import parse_config
+
+    assert parse_config({"seed": 5}).student.training.seed_or(5) == 5
+    assert parse_config({"student": {"training": {"seed": 0}}}).student.training.seed_or(5) == 0
+    assert parse_config({"student": {"training": {"tags": False}}}).student.training.tags == "off"
+
+
+def test_the_interval_over_seeds_is_students_t() -> None:
+    """Of 0.1, 0.2, 0.6 by hand: mean 0.3, s 0.2646, t(2) 4.3027, half width 0.6573."""
+    figures = mean_over_seeds([0.1, 0.2, 0.6])
+    assert figures.mean == pytest.approx(0.3) and figures.ci95
+    assert figures.ci95[1] - 0.3 == pytest.approx(4.302653 * statistics.stdev([0.1, 0.2, 0.6]) / 3**0.5)
+    assert figures.ci95[1] == pytest.approx(0.9573, abs=1e-4)
+    assert mean_over_seeds([0.1, None]).ci95 is None and mean_over_seeds([0.1, None]).mean == 0.1
+    assert mean_over_seeds([None]).mean is None
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two tags and a broken student, two seeds, tiny models."""
+    import os
+
+    from jobs.sweep import main
+
+    folder = tmp_path_factory.mktemp("sweep")
+    text = """
+base:
+  ray.num_cpus: 4
+  teacher.engine: fake
+  simulator.mode: prompted
+  scoring.max_new_tokens: 8
+vary:
+  student.training.tags: ["on", "off"]
+  student.model: [random:nonsense]
+seeds: [1, 2]
+"""
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ.pop("RAY_ADDRESS", None)
+    assert main(["-c", str(write(folder, text))]) == 1
+    yield folder / "runs"
+    if before is not None:
+        os.environ["RAY_ADDRESS"] = before
+
+
+@pytest.mark.ray
+def test_a_sweep_has_every_run_but_the_broken_ones_and_says_so(swept: Path) -> None:
+    table = json.loads((swept / "sweep.json").read_text())
+    assert [(row["value"], row["num_runs"]) for row in table["rows"]] == [
+        ("on", 2),
+        ("off", 2),
+        ("random:nonsense", 0),
+    ]
+    for row in table["rows"][:2]:
+        folder = swept / f"student.training.tags={row['value']}"
+        accuracies = [
+            RunFolder(str(folder / f"seed-{seed}"))
+            .require("simulations", "score")
+            .metrics["accuracy"]["value"]
+            for seed in (1, 2)
+        ]
+        assert row["figures"]["accuracy"]["values"] == accuracies
+        assert row["figures"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    page = (swept / "sweep.html").read_text()
+    assert "<svg" in page and "random:nonsense" in page and "http-equiv" not in page
+
+
+@pytest.mark.ray
+def test_the_teacher_wrote_once_for_all_runs_with_its_settings(swept: Path) -> None:
+    folders = [
+        swept / f"student.training.tags={value}/seed-{seed}" for value in ("on", "off") for seed in (1, 2)
+    ]
+    rows = [list(RunFolder(str(folder)).read_records("rationales", Rationale)) for folder in folders]
+    assert all(each == rows[0] for each in rows)
+    made = [
+        RunFolder(str(folder)).require("rationales", "generate").metrics["last_run"]["made"]
+        for folder in folders
+    ]
+    assert made[0] == len(rows[0]) and made[1:] == [0, 0, 0]
+
+
+@pytest.mark.ray
+def test_the_students_seed_alone_changes_the_weights(swept: Path) -> None:
+    weights = [
+        (swept / f"student.training.tags=on/seed-{seed}/student/model.safetensors").read_bytes()
+        for seed in (1, 2)
+    ]
+    assert weights[0] != weights[1]
