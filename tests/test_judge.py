@@ -12,6 +12,7 @@ from fastapi.responses import PlainTextResponse, Response
 from openai_server import completion, openai_server, refusal
 from rated import METHODS, run_folder
 from test_criteria import answered, fill
+from test_report import page_with
 
 from cotray.criteria.purse import Purse
 from cotray.prompts.criteria import Rating, judge_messages, parse_judge
@@ -212,6 +213,7 @@ def test_agreement_with_people_is_there_when_both_are_whoever_comes_first(folder
     # De = 2·4·12 / (16·15) and Do = 8/16.
     assert after_judge["new_info"]["raw"] == 0.5 and after_judge["new_info"]["num_pairs"] == 16
     assert after_judge["new_info"]["alpha"] == pytest.approx(1 - 0.5 / (96 / 240))
+    assert "between judge and people: alpha" in page_with(results(folder))
     assert after_judge["supports_given_new"] == {"alpha": None, "raw": 1.0, "num_pairs": 8}
 
 
