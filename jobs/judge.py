@@ -13,9 +13,15 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotray.cli import configured, reported
-from cotray.errors import ConfigError
+from cotray.config import RunConfig
+from cotray.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from cotray.criteria.key import Key
+    from cotray.criteria.purse import Purse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,20 +99,22 @@ def _judge(arguments: argparse.Namespace) -> str:
     return f"{text_table(results)}\n{said}{cost}; raw answers in {judgements.path}"
 
 
-def _key(arguments: argparse.Namespace, config, folder: Path):
+def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
     """The export's, or one of our own that stays with the answers."""
     from cotray.criteria.items import draw_items
     from cotray.criteria.key import Key
 
-    own = folder / "key.json"
-    if arguments.key or own.exists():
-        return Key.read(Path(arguments.key or own))
-    key = Key(tuple(draw_items(config, num_rationales=arguments.rationales)))
-    key.write(own)
+    if arguments.key:
+        return Key.read(Path(arguments.key))
+    key, own = Key(tuple(draw_items(config, num_rationales=arguments.rationales))), folder / "key.json"
+    if not own.exists():
+        key.write(own)
+    elif Key.read(own) != key:
+        raise DataError(f"{own}: has other rationales than are drawn now; choose another --out folder")
     return key
 
 
-def _purse(arguments: argparse.Namespace):
+def _purse(arguments: argparse.Namespace) -> Purse:
     from cotray.criteria.purse import Purse
 
     for name in ("rationales", "concurrency", "timeout_s", "max_tokens", "max_cost", "price_in", "price_out"):

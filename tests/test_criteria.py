@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import groupby, product
@@ -242,6 +244,20 @@ def test_run_folder_without_test_rationales_names_the_way_out(tmp_path: Path, ca
     (tmp_path / "c.yaml").write_text(f"run_dir: {tmp_path / 'none'}")
     assert main(["export", "-c", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "a")]) == 2
     assert "no rationale of a test question; run `python -m jobs.generate`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["annotate", "export"], ["annotate", "import"], ["judge"]])
+def test_help_needs_no_heavy_imports(argv: list[str]) -> None:
+    script = (
+        f"import runpy, sys; sys.argv = ['x', *{argv[1:]}, '--help']\n"
+        f"try: runpy.run_module('jobs.{argv[0]}', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'ray', 'pyarrow', 'openai', 'nltk'} & set(sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--config" in result.stdout
 
 
 def test_alpha_equals_a_hand_computation() -> None:

@@ -15,7 +15,7 @@ from test_criteria import answered, fill
 from test_report import page_with
 
 from cotray.criteria.purse import Purse
-from cotray.prompts.criteria import Rating, judge_messages, parse_judge
+from cotray.prompts.criteria import CRITERIA, Rating, judge_messages, parse_judge
 from jobs.annotate import main as annotate
 from jobs.judge import main
 
@@ -51,7 +51,7 @@ def results(folder: Path) -> dict[str, Any]:
 
 def by_text(body: dict[str, Any], _: int) -> Response:
     """Greedy teachers say nothing new, contrastive ones do; students are a riddle."""
-    said = body["messages"][1]["content"]
+    said = body["messages"][-1]["content"]
     return completion("I cannot tell." if "sings" in said else VACUOUS if "Plainly" in said else GOOD)
 
 
@@ -191,11 +191,13 @@ def test_wrong_options_are_one_line(folder: Path, capsys, options: list[str], me
     assert message in capsys.readouterr().err
 
 
-def test_without_a_key_items_are_drawn_as_the_export_draws_them(folder: Path) -> None:
+def test_without_a_key_items_are_drawn_as_the_export_draws_them(folder: Path, capsys) -> None:
     with openai_server(by_text) as server:
         asked = ["--base-url", server.base_url, "--model", "m", "--out", str(folder / "own")]
         assert main(["-c", str(folder / "c.yaml"), *asked, "--rationales=4"]) == 0
-    assert (folder / "own/key.json").read_text() == (folder / "a/key.json").read_text()
+        assert (folder / "own/key.json").read_text() == (folder / "a/key.json").read_text()
+        assert main(["-c", str(folder / "c.yaml"), *asked, "--rationales=3"]) == 2
+    assert "has other rationales than are drawn now; choose another --out" in capsys.readouterr().err
 
 
 def test_agreement_with_people_is_there_when_both_are_whoever_comes_first(folder: Path) -> None:
@@ -230,8 +232,14 @@ def test_agreement_with_people_is_there_when_both_are_whoever_comes_first(folder
         (f"<think>\ngrammaticality: no\n</think>\n{GOOD}", Rating(True, True, True)),
         ("grammaticality: yes\nnew_info: yes", None),
         ("grammaticality: yes\nnew_info: yes\nsupports_answer: n/a", None),
+        ('{"grammaticality": "yes", "new_info": "yes", "supports_answer": "no"}', Rating(True, True, False)),
+        (
+            "Grammaticality: no, no verb.\nNew information: no\nSupports the answer: n/a",
+            Rating(False, False, None),
+        ),
         (f"{GOOD}\ngrammaticality: no", None),
-        ("grammaticality: yes or no\nnew_info: perhaps", None),
+        ("grammaticality: yes or no\nnew_info: yes or no\nsupports_answer: yes or no, or n/a", None),
+        ("grammaticality: yes\nnew_info: perhaps yes\nsupports_answer: yes", None),
         ("yes yes yes", None),
         ("", None),
     ],
@@ -241,8 +249,7 @@ def test_reply_is_read_in_full_or_not_at_all(text: str, rating: Rating | None) -
 
 
 def test_judge_is_asked_the_peoples_questions_about_the_item_alone() -> None:
-    system, user = judge_messages("Q?", ("a", "b"), "a", "Since.")
-    assert (
-        user["content"] == "Question: Q?\nChoices: a / b\nAnswer: a\nExplanation: Since.\n\nYour three lines:"
-    )
-    assert "Is the explanation grammatical?" in system["content"]
+    (message,) = judge_messages("Q?", ("a", "b"), "a", "Since.")
+    item = "Question: Q?\nChoices: a / b\nAnswer: a\nExplanation: Since.\n\nYour three lines:"
+    assert message["role"] == "user" and message["content"].endswith(f"\n\n{item}")
+    assert all(criterion.question in message["content"] for criterion in CRITERIA)

@@ -1,6 +1,6 @@
 """The three questions about a rationale (METHOD 4.6, after Wiegreffe et al. 2022), for people and judges.
 
-A judge reads a system and a user message and answers in lines such as `new_info: yes`; rendering and parsing
+A judge reads one message and answers in lines such as `new_info: yes`; rendering and parsing
 side by side.
 """
 
@@ -64,37 +64,33 @@ class Rating:
 def judge_messages(
     question: str, choices: Sequence[str], answer: str, rationale: str
 ) -> list[dict[str, str]]:
-    """The chat that asks a judge about one rationale."""
+    """The chat that asks a judge about one rationale: one user message, which every chat template takes."""
     shown = [f"Question: {question}"]
     if choices:
         shown.append(f"Choices: {' / '.join(choices)}")
     shown += [f"Answer: {answer}", f"Explanation: {rationale}"]
-    return [
-        {"role": "system", "content": _INSTRUCTIONS},
-        {"role": "user", "content": "\n".join(shown) + "\n\nYour three lines:"},
-    ]
+    return [{"role": "user", "content": f"{_INSTRUCTIONS}\n\n" + "\n".join(shown) + "\n\nYour three lines:"}]
 
 
 def parse_judge(text: str) -> Rating | None:
     """The rating in a judge's reply; None where a verdict is missing, unknown or given both ways.
 
-    What a reasoning model thinks before `</think>` is not its reply.
+    What follows a label begins with yes or no and never says the other, as the instructions do when a model
+    repeats them. What is thought before `</think>` is not the reply.
     """
-    verdicts: dict[str, set[str]] = {criterion.name: set() for criterion in CRITERIA}
-    for name, verdict in _VERDICT.findall(text.rpartition("</think>")[2]):
-        verdicts[name.lower().replace(" ", "_")].add(verdict.lower())
-    grammatical, new, supports = (
-        {frozenset({"yes"}): True, frozenset({"no"}): False}.get(frozenset(verdicts[criterion.name]))
-        for criterion in CRITERIA
-    )
+    verdicts: dict[str, set[str]] = {"g": set(), "n": set(), "s": set()}
+    for label, said in _VERDICT.findall(text.rpartition("</think>")[2].lower()):
+        starts_well = re.match(r"\W*(yes|no)\b", said)
+        verdicts[label[0]] |= set(re.findall(r"\b(yes|no)\b", said)) if starts_well else {"unknown"}
+    one_way = {frozenset({"yes"}): True, frozenset({"no"}): False}
+    grammatical, new, supports = (one_way.get(frozenset(said)) for said in verdicts.values())
     if grammatical is None or new is None or (new and supports is None):
         return None
     return Rating(grammatical, new, supports if new else None)
 
 
-_VERDICT = re.compile(
-    r"^\W*(grammaticality|new[_ ]info|supports[_ ]answer)\W*[:=]\W*(\w+)", re.IGNORECASE | re.MULTILINE
-)
+_LABEL = r"\b(?:grammaticality|new[_ ]info(?:rmation)?|supports[_ ](?:the[_ ])?answer)\W{0,4}[:=]"
+_VERDICT = re.compile(rf"({_LABEL})(.*?)(?={_LABEL}|$)", re.MULTILINE)
 _QUESTIONS = "\n".join(
     f"{criterion.name}: {criterion.question}\n  yes: {criterion.yes}\n  no: {criterion.no}"
     for criterion in CRITERIA
