@@ -52,12 +52,24 @@ def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None
     parser.add_argument("--overwrite", action="store_true", help="make again what another configuration made")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.limit=48")
     arguments = parser.parse_intermixed_args(argv)
-    try:
-        config = load_config(arguments.config, arguments.overrides)
-        from cotray.data.storage import environment
+    return reported(
+        lambda: _call(verb)(configured(arguments.config, arguments.overrides), arguments.overwrite)
+    )
 
-        os.environ.update(environment(config.storage))
-        print(_call(verb)(config, arguments.overwrite))
+
+def configured(path: str, overrides: Sequence[str]) -> RunConfig:
+    """The configuration, with its storage made known to this process."""
+    config = load_config(path, overrides)
+    from cotray.data.storage import environment
+
+    os.environ.update(environment(config.storage))
+    return config
+
+
+def reported(work: Callable[[], str]) -> int:
+    """Print the summary, or the error as one line; returns the exit code."""
+    try:
+        print(work())
     except KeyboardInterrupt:
         print("cotray: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

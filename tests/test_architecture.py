@@ -30,6 +30,7 @@ ALLOWED = {
     "scoring": BASE | {"prompts", "models", "sequences"},
     "serving": BASE | {"prompts", "scoring"},
     "report": BASE | {"data"},
+    "criteria": BASE | {"prompts", "data", "scoring"},
     "planning": BASE | {"data", "report"},
     "stages": BASE | {"data", "prompts", "teacher", "training", "scoring", "models", "report", "serving"},
     "cli": BASE | {"stages", "report", "data"},

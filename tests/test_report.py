@@ -80,3 +80,40 @@ def test_tokens_that_contrast_changed_are_marked_with_both_log_probabilities() -
     assert (first.is_changed, second.is_changed) == (False, True)
     assert second.hint == "log p grounded -2.00, contrast -7.50; greedy: ' it' -0.90, -0.30"
     assert 'class="token changed"' in page()
+
+
+def rates(*values: float | None) -> list[dict]:
+    measures = ("grammaticality", "new_info", "supports_answer", "supports_given_new")
+    return [
+        {"writer": writer, "method": EVIL, "measure": measure, "num_items": 8, "num_verdicts": 16}
+        | {"rate": value, "ci95": None if value is None else (0.125, 0.875)}
+        for writer in ("student", "teacher")
+        for measure, value in zip(measures, values, strict=True)
+    ]
+
+
+def agreements(alpha: float | None) -> dict:
+    return {m: {"alpha": alpha, "raw": 0.625, "num_pairs": 8} for m in ("a", "b", "c", "d")}
+
+
+PEOPLE = {"rates": rates(0.9, 0.8, 0.7, 0.6), "ratings": {"p": {}, "q": {}}, "num_items": 16}
+JUDGE = {"rates": rates(0.5, 0.0, 0.0, None), "model": EVIL, "num_items": 16, "num_judged": 15}
+
+
+def page_with(criteria: dict) -> str:
+    summary = {"title": "t", "seed": 1, "teacher": "t", "student": "s", "simulator": "m", "data": "d"}
+    return render_html(summary, [method_report("greedy")], [example()], criteria=criteria)
+
+
+def test_human_criteria_are_there_for_people_judge_and_both_and_only_where_rated() -> None:
+    people = PEOPLE | {"agreement": agreements(0.4375)}
+    judge = JUDGE | {"num_unparsable": 3, "cost": 0.1234567}
+    html = page_with({"people": people, "judge": judge, "agreement": agreements(None)})
+    assert "<script" not in html and "Rated by people" in html and "2 annotators, 16 rationales" in html
+    assert "15 of 16 rationales judged; 3 answers could not be" in html and "Cost 0.1235." in html
+    assert html.index("teacher, &lt;script&gt;") < html.index("student, &lt;script&gt;")
+    assert "0.438" in html and "between judge and people: alpha</td><td>-</td>" in html
+    assert '<td>0.800<span class="ci">[0.125, 0.875]</span></td>' in html
+    assert "between" not in page_with({"judge": judge | {"cost": None}})
+    assert "judge and people" not in page_with({"people": people})
+    assert "Human criteria" not in page()

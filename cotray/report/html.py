@@ -50,7 +50,14 @@ def token_views(rationale: Rationale) -> list[TokenView]:
     return views
 
 
-def render_html(summary: dict[str, Any], methods: Sequence[MethodReport], examples: Sequence[Example]) -> str:
+def render_html(
+    summary: dict[str, Any],
+    methods: Sequence[MethodReport],
+    examples: Sequence[Example],
+    *,
+    criteria: dict[str, Any] | None = None,
+) -> str:
+    """`criteria` is what criteria.json says, where people or a judge rated rationales."""
     environment = Environment(
         loader=PackageLoader("cotray.report", "."),
         autoescape=True,
@@ -63,6 +70,7 @@ def render_html(summary: dict[str, Any], methods: Sequence[MethodReport], exampl
         summary=summary,
         methods=methods,
         examples=examples,
+        criteria=criteria or {},
         # Markup: matplotlib has escaped the text in its own output.
         bars=Markup(bars_svg(methods)),
         losses=Markup(loss_svg([(m.method, m.history) for m in methods])),

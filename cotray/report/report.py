@@ -69,7 +69,8 @@ def report(config: RunConfig) -> str:
     }
     root.write_bytes("report.json", json.dumps(summary, indent=1).encode())
     examples = _examples(folders, seed=config.seed)
-    root.write_bytes("report.html", render_html(summary, methods, examples).encode())
+    criteria = json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else None
+    root.write_bytes("report.html", render_html(summary, methods, examples, criteria=criteria).encode())
     return text_table(methods) + f"\n\nreport: {root.uri('report.html')}"
 
 

@@ -1,0 +1,74 @@
+"""The judge's raw answers as JSON lines: one per request that was answered or may have been billed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cotray.errors import DataError
+from cotray.prompts.criteria import Rating, parse_judge
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`prompt` is the prompt's version. With an `error` there is no text, and the item is asked again.
+
+    Tokens are as the server counts them, or the most that they can be where it does not say.
+    """
+
+    item: str
+    model: str
+    prompt: str
+    text: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    error: str = ""
+
+    @property
+    def rating(self) -> Rating | None:
+        """None where the text cannot be read as one; never a yes or a no then."""
+        return parse_judge(self.text)
+
+
+class Judgements:
+    """A file that grows by a line per judgement; a last line cut off by a crash is dropped."""
+
+    def __init__(self, path: Path, *, model: str, prompt: str) -> None:
+        """DataError where the file has judgements of another model or prompt."""
+        self.path, self.model, self.prompt = path, model, prompt
+        self.all = list(self._read())
+        for one in self.all:
+            if (one.model, one.prompt) != (model, prompt):
+                other = f"model {one.model}" if one.model != model else "another version of the prompt"
+                raise DataError(f"{path}: has judgements of {other}; choose another --out folder")
+
+    @property
+    def answered(self) -> dict[str, Judgement]:
+        """By item id."""
+        return {one.item: one for one in self.all if not one.error}
+
+    def add(self, judgement: Judgement) -> None:
+        """On the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(judgement), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.all.append(judgement)
+
+    def _read(self) -> Iterator[Judgement]:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self.path, len(whole))
+        for number, line in enumerate(whole.decode().split("\n")[:-1], start=1):
+            try:
+                yield Judgement(**json.loads(line))
+            except (ValueError, TypeError):
+                raise DataError(
+                    f"{self.path} line {number}: not a judgement; delete the line, its item is asked again"
+                ) from None

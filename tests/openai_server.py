@@ -1,0 +1,63 @@
+"""A real HTTP server on a port of its own that speaks as much of the OpenAI protocol as a judge needs."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+Answering = Callable[[dict[str, Any], int], Response]
+"""(request body, how many came before it) -> response."""
+
+
+@dataclass
+class Server:
+    base_url: str
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
+def completion(text: str, *, tokens: tuple[int, int] | None = (100, 10)) -> Response:
+    usage = (
+        {"usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}}
+        if tokens
+        else {}
+    )
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    head = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return JSONResponse(head | usage)
+
+
+def refusal(status: int, *, retry_after: str = "0", message: str = "no") -> Response:
+    return JSONResponse({"error": {"message": message}}, status, headers={"Retry-After": retry_after})
+
+
+@contextmanager
+def openai_server(answering: Answering) -> Iterator[Server]:
+    app = FastAPI()
+    listening = socket.create_server(("127.0.0.1", 0))
+    seen = Server(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        seen.bodies.append(await request.json())
+        seen.keys.append(request.headers["authorization"])
+        return answering(seen.bodies[-1], len(seen.bodies) - 1)
+
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+        assert not thread.is_alive()

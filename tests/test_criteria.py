@@ -1,0 +1,340 @@
+"""The criteria's round-trip without a browser: drawing, blinding, sheets, refusals, yes-rates, agreement."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import groupby, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rated import METHODS, MODELS, run_folder
+
+from cotray.criteria.agreement import agreement, agreement_with
+from cotray.criteria.annotation import export
+from cotray.criteria.items import Item, Source, draw_items
+from cotray.criteria.key import Key
+from cotray.criteria.rates import yes_rates
+from cotray.criteria.sheet import read_sheet, write_sheet
+from cotray.errors import DataError
+from cotray.prompts.criteria import Rating
+from jobs.annotate import main
+
+YES, NO, VACUOUS = Rating(True, True, True), Rating(True, True, False), Rating(True, False, None)
+Fill = Callable[[dict[str, str]], None]
+
+
+def item(id_: str, *sources: tuple[str, str], rationale: str = "Wings lift.") -> Item:
+    made = tuple(Source(f"record-{id_}", writer, method) for writer, method in sources)  # type: ignore
+    return Item(id_, "Can it fly?", ("yes", "no"), "yes", rationale, made)
+
+
+def fill(path: Path, change: Fill, *, to: Path | None = None) -> Path:
+    """A filled copy of a sheet."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        change(row)
+    to = to or path
+    with to.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return to
+
+
+def answered(grammaticality: str = "yes", new_info: str = "yes", supports_answer: str = "yes") -> Fill:
+    said = {"grammaticality": grammaticality, "new_info": new_info, "supports_answer": supports_answer}
+    return lambda row: row.update(said)
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    config = run_folder(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"run_dir: {config.run_dir}\nmethods: {list(METHODS)}")
+    assert (
+        main(["export", "-c", str(tmp_path / "c.yaml"), "--rationales=8", "--out", str(tmp_path / "a")]) == 0
+    )
+    return tmp_path / "a"
+
+
+def import_(folder: Path, *files: Path, key: Path | None = None) -> int:
+    key = key or folder / "key.json"
+    return main(["import", "-c", str(folder.parent / "c.yaml"), "--key", str(key), *map(str, files)])
+
+
+def test_methods_share_their_questions_and_failed_and_training_rows_are_left_out(tmp_path: Path) -> None:
+    items = draw_items(run_folder(tmp_path), num_rationales=8)
+    questions = {}
+    for one in items:
+        for source in one.sources:
+            questions.setdefault((source.writer, source.method), set()).add(source.record_id)
+    # Teachers by how they decode: the two contrastive methods are one.
+    assert questions.keys() == {
+        ("teacher", "greedy"),
+        ("teacher", "contrast-wrong"),
+        ("student", "contrast-wrong+counterfactual"),
+    }
+    first = questions["teacher", "greedy"]
+    assert len(first) == 8 and all(drawn == first for drawn in questions.values())
+    assert first <= {f"record-{n}" for n in range(12)}
+    assert draw_items(run_folder(tmp_path / "again"), num_rationales=8) == items
+
+
+def test_equal_texts_of_two_methods_are_one_item_that_counts_for_both(tmp_path: Path) -> None:
+    config = run_folder(tmp_path)
+    greedy = Path(config.for_method("greedy").run_dir) / "rationales/part-0.parquet"
+    contrast = Path(config.for_method("contrast-wrong").run_dir) / "rationales/part-0.parquet"
+    greedy.write_bytes(contrast.read_bytes())
+    items = draw_items(config, num_rationales=12)
+    assert len(items) == 12 + 12
+    assert sum(len(one.sources) for one in items) == 36
+
+
+def test_forms_and_sheets_name_no_method_model_record_or_run(exported: Path) -> None:
+    for path in [*exported.glob("*.html"), *exported.glob("*.csv")]:
+        text = path.read_text("utf-8-sig").lower()
+        for word in (
+            "greedy",
+            "contrast",
+            "counterfactual",
+            "teacher",
+            "student",
+            "record-",
+            "demo",
+            *MODELS,
+        ):
+            assert word not in text, (path, word)
+    assert len(list(exported.glob("annotator-*.html"))) == len(list(exported.glob("annotator-*.csv"))) == 3
+
+
+def test_orders_are_mixed_and_differ_by_annotator(exported: Path) -> None:
+    writers = {one.id: one.sources[0].method for one in Key.read(exported / "key.json").items}
+    orders = []
+    for path in sorted(exported.glob("*.csv")):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            orders.append([row["item"] for row in csv.DictReader(file)])
+    assert len({tuple(order) for order in orders}) == 3
+    assert all(sorted(order) == sorted(writers) for order in orders)
+    for order in orders:
+        # Three groups of 8 one after another would be 3 runs; mixed at random, 17 are expected.
+        assert len(list(groupby(writers[id_] for id_ in order))) >= 10
+
+
+def test_rates_put_into_the_sheets_come_out(exported: Path, capsys) -> None:
+    key = Key.read(exported / "key.json")
+    method = {one.id: one.sources[0].method for one in key.items}
+    position = Counter()
+    place = {}
+    for one in key.items:
+        place[one.id] = position[method[one.id]]
+        position[method[one.id]] += 1
+
+    def first(row: dict[str, str]) -> None:
+        """Greedy: 4 of 8 new, 2 of those support. Others: all new, 6 of 8 support."""
+        n = place[row["item"]]
+        if method[row["item"]] == "greedy":
+            answered("yes", "yes" if n < 4 else "no", ("yes" if n < 2 else "no") if n < 4 else "")(row)
+        else:
+            answered("YES" if n else " no ", "yes", "yes" if n < 6 else "no")(row)
+
+    one = fill(exported / "annotator-1.csv", first)
+    two = fill(exported / "annotator-2.csv", first)
+    assert import_(exported, one, two) == 0
+    assert "`python -m jobs.report` shows it" in capsys.readouterr().out
+    results = json.loads((exported.parent / "runs/demo/criteria.json").read_text())
+    rates = {(r["writer"], r["method"], r["measure"]): r for r in results["people"]["rates"]}
+    assert rates["teacher", "greedy", "new_info"]["rate"] == 0.5
+    assert rates["teacher", "greedy", "supports_answer"]["rate"] == 0.25
+    assert rates["teacher", "greedy", "supports_given_new"]["rate"] == 0.5
+    assert rates["teacher", "greedy", "supports_given_new"]["num_verdicts"] == 8
+    assert rates["teacher", "contrast-wrong", "grammaticality"]["rate"] == 7 / 8
+    assert rates["student", METHODS[-1], "supports_answer"]["rate"] == 0.75
+    assert results["people"]["agreement"]["new_info"] == {"alpha": 1.0, "raw": 1.0, "num_pairs": 24}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (answered("yes", "", ""), "row 2: new_info is empty; answer yes or no (and 23 more rows)"),
+        (answered("maybe"), "row 2: grammaticality is 'maybe'; answer yes or no"),
+        (answered("yes", "no", "no"), "supports_answer is asked only where new_info is yes; leave it empty"),
+        (answered("yes", "yes", ""), "row 2: supports_answer is empty"),
+        (lambda row: row.update(rationale="Better."), "rationale was edited; restore it as exported"),
+        (lambda row: row.update(choices="robin"), "choices was edited"),
+        (lambda row: row.update(item="0" * 16), f"item {'0' * 16} is not in the key; give the key of this"),
+    ],
+)
+def test_unusable_sheets_are_refused_in_one_line_with_the_way_out(
+    exported: Path, capsys, change: Fill, message: str
+) -> None:
+    path = fill(exported / "annotator-1.csv", answered())
+    assert import_(exported, fill(path, change)) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and message in error
+    assert f"{path} row " in error
+    assert not (exported.parent / "runs/demo/criteria.json").exists()
+
+
+def test_missing_doubled_and_foreign_rows_and_files_are_refused(exported: Path, capsys) -> None:
+    path = fill(exported / "annotator-1.csv", answered())
+    lines = path.read_text("utf-8-sig").splitlines(keepends=True)
+
+    def refusal(text: str) -> str:
+        path.write_text(text, "utf-8-sig")
+        assert import_(exported, path) == 2
+        return capsys.readouterr().err
+
+    assert "items are missing: 1, such as" in refusal("".join(lines[:-1]))
+    assert f"row 26: item {lines[5][:16]} is there twice" in refusal("".join([*lines, lines[5]]))
+    assert "no column supports_answer" in refusal("".join(lines).replace("supports_answer", "supports"))
+    path.write_bytes("".join(lines).encode("utf-16"))
+    assert import_(exported, path) == 2 and "save it as `CSV UTF-8`" in capsys.readouterr().err
+    path.write_text("".join(lines))
+    assert import_(exported, path, path) == 2 and "given twice" in capsys.readouterr().err
+    assert import_(exported, exported / "none.csv") == 2 and "no such file" in capsys.readouterr().err
+
+
+def test_wrong_and_edited_keys_are_refused(exported: Path, tmp_path: Path, capsys) -> None:
+    path = fill(exported / "annotator-1.csv", answered())
+    key = exported / "key.json"
+    edited = tmp_path / "edited.json"
+    edited.write_text(key.read_text().replace('"greedy"', '"contrast-wrong"', 1))
+    assert import_(exported, path, key=edited) == 2
+    assert "was edited since the export" in capsys.readouterr().err
+    assert import_(exported, path, key=path) == 2 and "not a key" in capsys.readouterr().err
+    other = Key((item("a", ("teacher", "greedy")),))
+    other.write(tmp_path / "other.json")
+    assert import_(exported, path, key=tmp_path / "other.json") == 2
+    assert "is not in the key; give the key of this file's export" in capsys.readouterr().err
+
+
+def test_second_export_into_a_folder_is_refused(exported: Path) -> None:
+    with pytest.raises(DataError, match="there is an export already"):
+        export(run_folder(exported.parent / "b"), exported, num_rationales=3, num_annotators=1)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_sheets_survive_spreadsheets_and_formulas_in_rationales_are_text(
+    tmp_path: Path, delimiter: str
+) -> None:
+    rationale = '=HYPERLINK("http://x"; "y"), said\nshe — naïve'
+    key = Key((item("a" * 16, ("teacher", "greedy"), rationale=rationale),))
+    path = tmp_path / "s.csv"
+    write_sheet(path, key.items)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["rationale"] == f"'{rationale}"
+    answered("Yes", "YES", "no")(row)
+    # As a spreadsheet saves it: its own delimiter and line ends, the apostrophe gone, no byte-order mark.
+    row["rationale"] = rationale.replace("\n", "\r\n")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, row.keys(), delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(row)
+    assert read_sheet(path, key) == {"a" * 16: NO}
+
+
+def test_run_folder_without_test_rationales_names_the_way_out(tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yaml").write_text(f"run_dir: {tmp_path / 'none'}")
+    assert main(["export", "-c", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "a")]) == 2
+    assert "no rationale of a test question; run `python -m jobs.generate`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["annotate", "export"], ["annotate", "import"], ["judge"]])
+def test_help_needs_no_heavy_imports(argv: list[str]) -> None:
+    script = (
+        f"import runpy, sys; sys.argv = ['x', *{argv[1:]}, '--help']\n"
+        f"try: runpy.run_module('jobs.{argv[0]}', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "assert not {'torch', 'ray', 'pyarrow', 'openai', 'nltk'} & set(sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    result = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--config" in result.stdout
+
+
+def test_alpha_equals_a_hand_computation() -> None:
+    """yy yn nn nn: of 8 verdicts 3 are yes, so De = 2·3·5 / (8·7); one pair of 4 differs, so Do = 2/8."""
+    one, other = dict(zip("abcd", [1, 1, 0, 0], strict=True)), dict(zip("abcd", [1, 0, 0, 0], strict=True))
+    seen = agreement({"p": {k: bool(v) for k, v in one.items()}, "q": {k: bool(v) for k, v in other.items()}})
+    assert seen.alpha == pytest.approx(1 - (2 / 8) / (30 / 56))
+    assert (seen.raw, seen.num_pairs) == (0.75, 4)
+
+
+def naive_alpha(verdicts: dict[str, dict[str, bool | None]]) -> float:
+    """From the coincidence matrix, pair by pair, as Krippendorff writes it."""
+    items = {item for of in verdicts.values() for item in of}
+    matrix: dict[tuple, float] = defaultdict(float)
+    for one in items:
+        values = [of[one] for of in verdicts.values() if of.get(one) is not None]
+        for (i, a), (j, b) in product(enumerate(values), repeat=2):
+            if i != j:
+                matrix[a, b] += 1 / (len(values) - 1)
+    total = {value: sum(n for (a, _), n in matrix.items() if a == value) for value in (True, False)}
+    n = sum(total.values())
+    return 1 - matrix[True, False] * (n - 1) / (total[True] * total[False])
+
+
+def test_alpha_with_missing_verdicts_equals_the_coincidence_matrix() -> None:
+    draws = np.random.default_rng(3)
+    verdicts: dict[str, dict[str, bool | None]] = {
+        f"p{p}": {f"i{i}": [True, False, None][draws.choice(3, p=[0.5, 0.3, 0.2])] for i in range(40)}
+        for p in range(4)
+    }
+    assert agreement(verdicts).alpha == pytest.approx(naive_alpha(verdicts))
+
+
+def test_alpha_without_variation_or_pairs_is_undefined() -> None:
+    same = {"a": True, "b": True}
+    seen = agreement({"p": same, "q": same})
+    assert (seen.alpha, seen.raw, seen.num_pairs) == (None, 1.0, 2)
+    # c varies, but only one rated it.
+    assert agreement({"p": same | {"c": False}, "q": same}).alpha is None
+    assert agreement({"p": same}).raw is None
+
+
+def test_judge_agrees_with_each_person_on_average() -> None:
+    people = {"p": {"a": True, "b": False, "c": True}, "q": {"a": False, "b": False, "c": None}}
+    judge = {"a": True, "b": False, "c": True}
+    seen = agreement_with(people, judge)
+    assert (seen.raw, seen.num_pairs) == (4 / 5, 5)
+    # With p perfect; with q: verdicts T F | F F, so Do = 2/4 and De = 2·1·3 / (4·3).
+    assert seen.alpha == pytest.approx((1 + (1 - 0.5 / 0.5)) / 2)
+
+
+def test_interval_resamples_rationales_with_all_their_verdicts() -> None:
+    """Three raters who always agree say no more than one: the interval is that of 20 coins, not of 60."""
+    items = [item(str(n), ("teacher", "greedy")) for n in range(20)]
+    said = {str(n): YES if n < 10 else NO for n in range(20)}
+    settings = {"num_resamples": 4000, "seed": 1}
+    one, three = (
+        {r.measure: r for r in yes_rates(items, dict.fromkeys(names, said), **settings)}
+        for names in ("a", "abc")
+    )
+    assert one["supports_answer"].ci95 == three["supports_answer"].ci95
+    low, high = one["supports_answer"].ci95 or (0, 0)
+    half = 1.96 * (0.25 / 20) ** 0.5
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.06)
+
+
+def test_conditional_rate_is_over_those_that_were_asked() -> None:
+    items = [item(str(n), ("teacher", "greedy"), ("student", "greedy")) for n in range(4)]
+    ratings = {"p": {"0": YES, "1": NO, "2": VACUOUS, "3": VACUOUS}}
+    rates = {(r.writer, r.measure): r for r in yes_rates(items, ratings, num_resamples=500, seed=0)}
+    for writer in ("teacher", "student"):
+        assert rates[writer, "supports_answer"].rate == 0.25
+        assert rates[writer, "supports_given_new"].rate == 0.5
+        assert rates[writer, "supports_given_new"].num_items == 2
+
+
+def test_rating_is_complete() -> None:
+    for new, supports in ((True, None), (False, True), (False, False)):
+        with pytest.raises(ValueError, match="exactly where new_info is yes"):
+            Rating(True, new, supports)
