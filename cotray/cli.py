@@ -19,6 +19,7 @@ from cotray.errors import ConfigError, CotrayError, DataError
 VERBS = {
     "prepare": "read QA pairs, draw contrast and counterfactual answers, write requests/",
     "generate": "let the teacher write a rationale for every request, into rationales/",
+    "assess": "add scores to every rationale, as `assessing.measures` says, into assessments/",
     "train": "fine-tune the student on the rationales, into student/",
     "score": "let the student answer and the simulator predict it: answers/, simulations/ and LAS",
     "serve": "put student and simulator behind an endpoint, with live LAS",
@@ -109,6 +110,7 @@ def _call(verb: str) -> Callable[[RunConfig, bool], str]:
     return {
         "prepare": run.prepare_verb,
         "generate": run.generate_verb,
+        "assess": run.assess_verb,
         "train": run.train_verb,
         "score": run.score_verb,
         "serve": run.serve_verb,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from cotray.config_assessing import AssessingConfig
 from cotray.config_serving import ServingConfig
 from cotray.config_types import Config, Dtype, Fraction, ModelName, PoolConfig
 from cotray.configfile import describe, read_tree
@@ -215,6 +216,7 @@ class RunConfig(Config):
     """What `run` compares, each in a run folder of its own below run_dir."""
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = TeacherConfig()
+    assessing: AssessingConfig = AssessingConfig()
     student: StudentConfig = StudentConfig()
     simulator: SimulatorConfig = SimulatorConfig()
     scoring: ScoringConfig = ScoringConfig()

@@ -101,11 +101,37 @@ class Rationale(TeacherRequest):
 
 
 @dataclass(frozen=True)
+class Assessment(Rationale):
+    """A rationale with the scores of `assess`; what was not measured, or is undefined, is None or "".
+
+    `num_words` to `states_answer` are scoring.surface.Surface, `num_pairs` to `shuffled` scoring.quals.Quals.
+    `qags` is the mean token F1 over `num_questions`. The simulator's predictions are those of an untrained
+    model, from x, from e and from both.
+    """
+
+    num_words: int | None = None
+    copy_rate: float | None = None
+    repetition: float | None = None
+    states_answer: bool | None = None
+    num_pairs: int | None = None
+    grounded: float | None = None
+    novel: float | None = None
+    delta: float | None = None
+    shuffled: float | None = None
+    num_questions: int | None = None
+    qags: float | None = None
+    sim_x: str = ""
+    sim_e: str = ""
+    sim_xe: str = ""
+
+
+@dataclass(frozen=True)
 class TrainExample(Record):
     """One sequence to learn. Only target characters from `supervise_from` to `supervise_to` have a loss.
 
     `source` is the encoder's input or the decoder-only prompt; `target` is what follows it. Without
-    `supervise_to`, the loss goes on to the end-of-sequence token.
+    `supervise_to`, the loss goes on to the end-of-sequence token. `weight` multiplies its tokens' losses, and
+    their number in the mean.
     """
 
     id: str
@@ -114,6 +140,7 @@ class TrainExample(Record):
     target: str
     supervise_from: int = 0
     supervise_to: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -29,18 +29,24 @@ class Encoded:
     source: tuple[int, ...]
     target: tuple[int, ...]
     is_supervised: tuple[bool, ...]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`model(**inputs).logits[:, -K:]` predicts `labels_BK`; unsupervised positions are -100."""
+    """`model(**inputs).logits[:, -K:]` predicts `labels_BK`; unsupervised positions are -100.
+
+    `weights_B` multiply the rows' losses; None where all are 1.
+    """
 
     inputs: dict[str, Any]
     labels_BK: torch.Tensor
+    weights_B: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.inputs.items()}
-        return Batch(moved, self.labels_BK.to(device))
+        weights_B = None if self.weights_B is None else self.weights_B.to(device)
+        return Batch(moved, self.labels_BK.to(device), weights_B)
 
 
 def encode(
@@ -70,7 +76,7 @@ def encode(
     first = boundary + example.supervise_from
     last = boundary + (len(example.target) if stops_at is None else stops_at)
     is_supervised = [first < end <= last for _, end in offsets] + [stops_at is None] * len(eos)
-    return Encoded(source, (*ids, *eos), tuple(is_supervised))
+    return Encoded(source, (*ids, *eos), tuple(is_supervised), example.weight)
 
 
 def collate(
@@ -78,6 +84,8 @@ def collate(
 ) -> Batch:
     """Pad to one batch. `start_token_id` begins an encoder-decoder's decoder input."""
     labels = [[t if s else IGNORED for t, s in zip(e.target, e.is_supervised, strict=True)] for e in encoded]
+    is_weighted = any(e.weight != 1 for e in encoded)
+    weights_B = torch.tensor([e.weight for e in encoded]) if is_weighted else None
     if is_encoder_decoder:
         # The decoder reads the whole shifted target, also where labels are masked.
         decoder_input = [[start_token_id, *e.target[:-1]] for e in encoded]
@@ -86,7 +94,7 @@ def collate(
             "attention_mask": _pad([[1] * len(e.source) for e in encoded], 0, left=False),
             "decoder_input_ids": _pad(decoder_input, pad_token_id, left=False),
         }
-        return Batch(inputs, _pad(labels, IGNORED, left=False))
+        return Batch(inputs, _pad(labels, IGNORED, left=False), weights_B)
     full = [[*e.source, *e.target] for e in encoded]
     mask = _pad([[1] * len(ids) for ids in full], 0, left=True)
     # Logits at position t predict the token at t + 1: labels move one to the left.
@@ -98,7 +106,7 @@ def collate(
         "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         "logits_to_keep": num_columns,
     }
-    return Batch(inputs, shifted[:, -num_columns:])
+    return Batch(inputs, shifted[:, -num_columns:], weights_B)
 
 
 def _first_true(flags: Sequence[bool]) -> int:

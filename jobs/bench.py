@@ -21,11 +21,12 @@ def main() -> int:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate", "plan", "serve"],
+        choices=["teacher", "parity", "generate", "plan", "serve", "assess"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
-        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate",
+        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; assess: "
+        "QUALS beside QAGS",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"

@@ -13,6 +13,7 @@ BASE = {
     "records",
     "config",
     "config_types",
+    "config_assessing",
     "config_serving",
     "config_sweep",
     "configfile",

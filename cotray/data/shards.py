@@ -55,6 +55,8 @@ class Shards:
     """Which rows of a source table to process, as a boolean array; rows have `id` and `kind`."""
     num_per_record: int = 1
     """Target rows per source row, written together."""
+    key: tuple[str, ...] = ("kind", "id")
+    """Columns that tell the source's rows apart; the draws of one request differ in `sample` alone."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -83,7 +85,7 @@ class Shards:
 
     def num_wanted(self) -> int:
         """Source rows to process, counted file by file."""
-        columns = ["id", "kind", "split", "sample"]
+        columns = ["id", "kind", "split", "sample", "error"]
         names = self._source_shards()
         tables = (self.folder.read_table(f"{self.source}/{name}.parquet", columns) for name in names)
         return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
@@ -99,16 +101,16 @@ class Shards:
         """The wanted rows that no file of the snapshot has."""
         table = self._wanted(shard.name)
         for name in shard.finished:
-            there = self.folder.read_table(f"{self.target}/{name}", ["kind", "id", "error"])
-            good = there.filter(pc.invert(_has_failed(there)))  # type: ignore[attr-defined]
-            is_done = pc.is_in(_keys(table), _keys(good))  # type: ignore[attr-defined]
+            there = self.folder.read_table(f"{self.target}/{name}", [*self.key, "error"])
+            good = there.filter(pc.invert(self._has_failed(there)))  # type: ignore[attr-defined]
+            is_done = pc.is_in(self._keys(table), self._keys(good))  # type: ignore[attr-defined]
             table = table.filter(pc.invert(is_done))  # type: ignore[attr-defined]
         return table
 
     def batch_file(self, shard: str, rows: Sequence[Any]) -> str:
         """Where rows made together go; the same rows go to the same file."""
         num_good = sum(not getattr(row, "error", "") for row in rows)
-        return f"{self.target}/{self._batches}/{shard}/{batch_key(rows)}-{num_good}.parquet"
+        return f"{self.target}/{self._batches}/{shard}/{self.batch_key(rows)}-{num_good}.parquet"
 
     def write(self, shard: str, rows: Sequence[Any]) -> None:
         self.folder.write_records(self.batch_file(shard, rows), rows, self.record)
@@ -118,7 +120,7 @@ class Shards:
 
         Without any missing they are written to the shard's file, and its batches are deleted.
         """
-        expected = _keys(self._wanted(name))
+        expected = self._keys(self._wanted(name))
         sealed = f"{self.target}/{name}.parquet"
         batches = f"{self.target}/{self._batches}/{name}"
         files = [sealed] if self.folder.exists(sealed) else []
@@ -158,13 +160,13 @@ class Shards:
         schema = schema_of(self.record)
         with ThreadPoolExecutor(8) as threads:
             tables = [table.cast(schema) for table in threads.map(self.folder.read_table, files)]
-        failed = [_has_failed(table) for table in tables]
+        failed = [self._has_failed(table) for table in tables]
         good = [table.filter(pc.invert(mask)) for table, mask in zip(tables, failed, strict=True)]  # type: ignore[attr-defined]
         bad = [table.filter(mask) for table, mask in zip(tables, failed, strict=True)]
         is_there = np.zeros(len(expected), bool)
         taken, places = [schema.empty_table()], [np.zeros(0, np.int64)]
         for table in [*good, *bad] if len(expected) else []:
-            found = pc.fill_null(pc.index_in(_keys(table), expected), -1)  # type: ignore[attr-defined]
+            found = pc.fill_null(pc.index_in(self._keys(table), expected), -1)  # type: ignore[attr-defined]
             place = found.to_numpy(zero_copy_only=False)
             is_new = (place >= 0) & ~is_there[place]
             is_there[place[is_new]] = True
@@ -173,20 +175,18 @@ class Shards:
         order = np.argsort(np.concatenate(places), kind="stable")
         return pa.concat_tables(taken).take(pa.array(order))
 
+    def batch_key(self, rows: Sequence[Any]) -> str:
+        """The name of a batch: that of the rows in it, in any order."""
+        return fingerprint(sorted("/".join(str(getattr(row, name)) for name in self.key) for row in rows))
 
-def batch_key(rows: Sequence[Any]) -> str:
-    """The name of a batch: that of the rows in it, in any order."""
-    return fingerprint(sorted(f"{row.kind}/{row.id}" for row in rows))
+    def _keys(self, table: pa.Table) -> pa.Array:
+        columns = [table[name].cast(pa.string()) for name in self.key]
+        keys = pc.binary_join_element_wise(*columns, "/")  # type: ignore[attr-defined]
+        return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
-
-def _keys(table: pa.Table) -> pa.Array:
-    keys = pc.binary_join_element_wise(table["kind"], table["id"], "/")  # type: ignore[attr-defined]
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-
-
-def _has_failed(table: pa.Table) -> pa.Array:
-    """Rows whose key has an error in any of its rows: the draws of one request stay together."""
-    if "error" not in table.column_names:
-        return pa.array(np.zeros(table.num_rows, bool))
-    keys = _keys(table)
-    return pc.is_in(keys, keys.filter(pc.not_equal(table["error"], "").combine_chunks()))  # type: ignore[attr-defined]
+    def _has_failed(self, table: pa.Table) -> pa.Array:
+        """Rows whose key has an error in any of its rows: the draws of one request stay together."""
+        if "error" not in table.column_names:
+            return pa.array(np.zeros(table.num_rows, bool))
+        keys = self._keys(table)
+        return pc.is_in(keys, keys.filter(pc.not_equal(table["error"], "").combine_chunks()))  # type: ignore[attr-defined]

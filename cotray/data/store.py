@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -71,6 +72,8 @@ def schema_of(record: type[Record]) -> pa.Schema:
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
+    if get_origin(hint) is UnionType:  # a value or None
+        hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:
         return pa.list_(_arrow_type(get_args(hint)[0]))
     return {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(hint, pa.string())

@@ -10,11 +10,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cotray.records import Rationale
-from cotray.report.plots import bars_svg, loss_svg
+from cotray.report.plots import bars_svg, boxes_svg, loss_svg
 from cotray.report.table import interval, number
 
 if TYPE_CHECKING:
     from cotray.report.report import Example, MethodReport
+
+QUALITY = (
+    "grounded", "novel", "delta", "shuffled", "num_pairs", "qags",
+    "num_words", "copy_rate", "repetition", "states_answer",
+)  # fmt: skip
+"""Columns of the table of the teacher's rationales."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,12 @@ def render_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"number": number, "interval": interval, "token_views": token_views}
+    environment.globals |= {
+        "number": number,
+        "interval": interval,
+        "token_views": token_views,
+        "QUALITY": QUALITY,
+    }
     return environment.get_template("report.html.j2").render(
         summary=summary,
         methods=methods,
@@ -73,5 +84,6 @@ def render_html(
         criteria=criteria or {},
         # Markup: matplotlib has escaped the text in its own output.
         bars=Markup(bars_svg(methods)),
+        scores=Markup(boxes_svg(methods)),
         losses=Markup(loss_svg([(m.method, m.history) for m in methods])),
     )

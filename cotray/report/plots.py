@@ -90,6 +90,31 @@ def sweep_svg(rows: Sequence[Any]) -> str:
     return _svg(figure)
 
 
+def boxes_svg(methods: Sequence[Any]) -> str:
+    """Distribution of the QUALS scores by method: 5, 25, 50, 75 and 95 %; "" without any."""
+    names = ("grounded", "shuffled", "novel", "delta")
+    boxes = [
+        {"label": method.method, "score": name, "quantiles": method.quality[name]["quantiles"]}
+        for method in methods
+        if method.quality
+        for name in names
+        if name in method.quality
+    ]
+    if not boxes:
+        return ""
+    figure, axes = _figure(width=2.2 + 0.7 * len(boxes), height=3.4)
+    stats = [
+        dict(zip(("whislo", "q1", "med", "q3", "whishi"), box["quantiles"], strict=True), fliers=[])
+        for box in boxes
+    ]
+    axes.bxp(stats, showfliers=False, medianprops={"color": ORANGE})
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    ticks = [f"{box['score']}\n{box['label'].replace('+', chr(10) + '+ ')}" for box in boxes]
+    axes.set_xticks(range(1, len(boxes) + 1), ticks, fontsize=7)
+    axes.set_ylabel("nats per token")
+    return _svg(figure)
+
+
 def _figure(*, width: float, height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()

@@ -31,6 +31,10 @@ class MethodReport:
     history: list[dict[str, float]]
     simulator_history: list[dict[str, float]]
     counts: dict[str, Any]
+    quality: dict[str, Any] | None = None
+    """What `assess` found; None where it did not run."""
+    selection: dict[str, Any] | None = None
+    """What `assessing.rules` caught; None without rules."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
     requests, rationales = manifest("requests", "prepare"), manifest("rationales", "generate")
     student, simulator = manifest("student", "train"), manifest("simulator", "score")
     figures = manifest("simulations", "score").metrics
+    assessments = folder.manifest("assessments")
+    is_current = assessments is not None and assessments.input == rationales.fingerprint
     return MethodReport(
         method=method,
         run_dir=folder.root,
@@ -114,6 +120,8 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
             "counterfactual examples": student.metrics["counterfactual"],
             "too long examples": student.num_dead,
         },
+        quality=assessments.metrics if assessments is not None and is_current else None,
+        selection=student.metrics.get("selection"),
     )
 
 

@@ -38,3 +38,20 @@ def number(value: float | None) -> str:
 
 def interval(bounds: Sequence[Any] | None) -> str:
     return "-" if bounds is None else f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def quality_lines(metrics: dict[str, Any]) -> str:
+    """What `assess` found, one score per line; averages are over the factual rationales that have it."""
+    lines = [
+        f"{name:<14}{number(part['mean'])} {interval(part['ci95'])} (n = {part['n']})"
+        for name, part in metrics.items()
+        if isinstance(part, dict) and "mean" in part
+    ]
+    if auc := metrics.get("fact_auc"):
+        lines.append(
+            f"{'own facts':<14}{number(auc['value'])} {interval(auc['ci95'])} AUC against other facts"
+        )
+    if simulation := metrics.get("simulation"):
+        gain, bounds = simulation["sim_gain"], simulation["sim_gain_ci95"]
+        lines.append(f"{'sim_gain':<14}{number(gain)} {interval(bounds)}")
+    return "\n".join(lines)

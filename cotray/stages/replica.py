@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cotray.data.shards import Shard, Shards, batch_key
+from cotray.data.shards import Shard, Shards
 from cotray.data.storage import patiently
 from cotray.data.store import DeadLetter
 from cotray.errors import CotrayError, EngineDied, StageError
@@ -116,7 +116,9 @@ class Replica:
     def _begin(self, records: Sequence[Any]) -> BatchReport:
         ids = [record.id for record in records]
         target = self.stage.shards.target
-        return BatchReport(target, self.monitor, batch_key(records), self.name, self.node, ids)
+        return BatchReport(
+            target, self.monitor, self.stage.shards.batch_key(records), self.name, self.node, ids
+        )
 
     def _together(self, records: Sequence[Any], report: BatchReport) -> list[Any]:
         try:

@@ -9,6 +9,7 @@ from collections import Counter
 
 from cotray.config import RunConfig, dump_config
 from cotray.data.store import Manifest, RunFolder
+from cotray.stages.assess import assess
 from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
 from cotray.stages.prepare import prepare
@@ -42,6 +43,13 @@ def _generated(manifest: Manifest) -> str:
     lines = [f"{name:<14}{value}" for name, value in rows.items()]
     worst = Counter(metrics["causes"]).most_common(5)
     return "\n".join([*lines, *(f"{'':<14}{count:,} x {cause}" for cause, count in worst)])
+
+
+def assess_verb(config: RunConfig, overwrite: bool) -> str:
+    from cotray.report.table import quality_lines
+
+    summary = _single(config, assess, overwrite)
+    return f"{summary}\n{quality_lines(RunFolder(config.run_dir).require('assessments', 'assess').metrics)}"
 
 
 def train_verb(config: RunConfig, overwrite: bool) -> str:
@@ -97,6 +105,8 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
             earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
             prepare(one, overwrite=overwrite, label=f"{label} prepare")
             generate(one, overwrite=overwrite, reuse_from=earlier, label=f"{label} generate")
+            if one.assessing.measures:
+                assess(one, overwrite=overwrite, label=f"{label} assess")
             train(one, overwrite=overwrite, label=f"{label} train")
             score(one, overwrite=overwrite, label=f"{label} score")
             _write_config(one)

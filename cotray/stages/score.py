@@ -13,18 +13,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cotray.config import RunConfig, ScoringConfig
+from cotray.config import RunConfig
 from cotray.data.shards import Shards
 from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.errors import DataError
 from cotray.prompts.simulator import simulator_example
-from cotray.records import Rationale, Record, Simulation, StudentAnswer, TrainExample, normalized
+from cotray.records import Rationale, Simulation, StudentAnswer, TrainExample, normalized
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.stages.fit import PLACEMENT, fit
 from cotray.stages.pool import run_pool
 from cotray.stages.progress import training_progress
 from cotray.stages.replica import PoolStage, Process
+from cotray.stages.sorted_batches import in_sorted_batches
 
 ROWS_PER_CALL = 128
 """Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
@@ -154,7 +155,7 @@ def _load_student(config: RunConfig, model: str) -> Process:
 
     tags = config.student.training.tags
     student = Student(model, config=config.scoring, tags=tags, seed=config.seed, method=config.method)
-    return partial(_in_batches, student.answer, config.scoring)
+    return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
 
 def _load_simulator(config: RunConfig, trained: str) -> Process:
@@ -163,26 +164,7 @@ def _load_simulator(config: RunConfig, trained: str) -> Process:
     mode = config.simulator.mode
     model = trained if mode == "trained" else config.simulator.model
     simulator = Simulator(model, mode=mode)
-    return partial(_in_batches, simulator.simulate, config.scoring)
-
-
-def _in_batches(
-    process: Callable[[Sequence[Any]], list[Any]],
-    scoring: ScoringConfig,
-    records: Sequence[Record],
-    *,
-    on_finished: Callable[[int], None],
-) -> list[Record]:
-    """Rows of about equal length go through the model together, because the longest sets the pace."""
-    size = scoring.batch_size
-    order = sorted(range(len(records)), key=lambda i: len(getattr(records[i], "question", "")))
-    made: dict[int, Record] = {}
-    for start in range(0, len(order), size):
-        chunk = order[start : start + size]
-        made |= zip(chunk, process([records[i] for i in chunk]), strict=True)
-        for _ in chunk:
-            on_finished(1)
-    return [made[i] for i in range(len(records))]
+    return partial(in_sorted_batches, simulator.simulate, config.scoring.batch_size, "question")
 
 
 def _render(answer: StudentAnswer, drop_x: bool, drop_e: bool) -> TrainExample:

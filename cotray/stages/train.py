@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from cotray.config import ModelConfig, RunConfig
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.student import student_example
-from cotray.records import Rationale, TrainExample
+from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
+from cotray.training.selection import describe_selection, select
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,17 +23,26 @@ if TYPE_CHECKING:
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
     """Run the stage, or return its manifest if it is done."""
     folder = RunFolder(config.run_dir)
-    rationales = folder.require("rationales", "generate")
+    assessing = config.assessing
+    stage, verb = ("assessments", "assess") if assessing.rules else ("rationales", "generate")
+    source = folder.require(stage, verb)
     settings = config.student.model_dump(exclude={"training": PLACEMENT}) | {
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
     }
-    state = folder.begin("student", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
+    if assessing.rules:
+        settings["rules"] = [rule.model_dump() for rule in assessing.rules]
+    state = folder.begin("student", settings=settings, input=source.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("student", "train")
-    rows = list(folder.read_records("rationales", Rationale))
+    rows = list(folder.read_records(stage, Assessment))
+    selection = select(rows, assessing.rules) if assessing.rules else None
+    weights = selection.weights if selection else None
     report = training_progress(
-        lambda on_metrics: train_student(rows, config, folder.uri("student"), on_metrics=on_metrics), label
+        lambda on_metrics: train_student(
+            rows, config, folder.uri("student"), weights=weights, on_metrics=on_metrics
+        ),
+        label,
     )
     folder.write_dead_letters(
         "student",
@@ -51,11 +61,14 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
         Manifest(
             stage="student",
             settings=settings,
-            input=rationales.fingerprint,
+            input=source.fingerprint,
             num_in=len(rows),
             num_out=sum(counts.values()),
             num_dead=len(report.too_long),
-            metrics=counts | {"skipped": report.num_skipped} | asdict(report.fit),
+            metrics=counts
+            | {"skipped": report.num_skipped}
+            | asdict(report.fit)
+            | ({"selection": describe_selection(rows, assessing.rules, selection)} if selection else {}),
         )
     )
 
@@ -73,23 +86,35 @@ class StudentReport:
 
 
 def train_student(
-    rationales: Sequence[Rationale], config: RunConfig, output_dir: str, *, on_metrics: OnMetrics
+    rationales: Sequence[Rationale],
+    config: RunConfig,
+    output_dir: str,
+    *,
+    weights: Sequence[float] | None = None,
+    on_metrics: OnMetrics,
 ) -> StudentReport:
-    """Train the student on the train split; dev loss is that of the factual dev rows."""
+    """Train the student on the train split; dev loss is that of the factual dev rows.
+
+    `weights`: what each rationale's loss is multiplied by, those with 0 left out; None = all 1.
+    """
     from cotray.training.batches import StudentBatches, split_by_length
 
     student, training, alpha = config.student, config.student.training, config.counterfactual_weight
     seed = training.seed_or(config.seed)
     tokenizer, is_encoder_decoder = load_tokenizer_of(student)
     usable = [row for row in rationales if not row.error]
+    weight_of = dict(zip(map(_key, rationales), weights or [1.0] * len(rationales), strict=True))
     wanted = {("train", "factual"), ("dev", "factual"), *([("train", "counterfactual")] if alpha > 0 else [])}
     examples: dict[str, list[TrainExample]] = {"train": [], "dev": []}
     too_long: list[TrainExample] = []
     for split, rows in examples.items():
         rendered = [
-            student_example(row, tags=training.tags, seed=seed, is_encoder_decoder=is_encoder_decoder)
+            replace(
+                student_example(row, tags=training.tags, seed=seed, is_encoder_decoder=is_encoder_decoder),
+                weight=weight_of[_key(row)],
+            )
             for row in usable
-            if row.split == split and (split, row.kind) in wanted
+            if row.split == split and (split, row.kind) in wanted and weight_of[_key(row)] > 0
         ]
         kept, dropped = split_by_length(
             rendered, tokenizer, is_encoder_decoder=is_encoder_decoder, max_length=training.max_length
@@ -121,6 +146,10 @@ def train_student(
         num_skipped=len(rationales) - len(usable),
         too_long=tuple(too_long),
     )
+
+
+def _key(row: Rationale) -> tuple[str, str, int]:
+    return row.kind, row.id, row.sample
 
 
 def load_tokenizer_of(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, bool]:

@@ -38,29 +38,38 @@ def loss_weights(
     )
 
 
-def token_loss_sum(logits_BKV: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
+def token_loss_sum(
+    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_B: torch.Tensor | None = None
+) -> torch.Tensor:
     """Summed cross entropy of the supervised labels, in float32; 0 with a gradient if there are none."""
-    return F.cross_entropy(
-        logits_BKV.float().flatten(0, 1), labels_BK.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    logits, labels = logits_BKV.float().flatten(0, 1), labels_BK.flatten()
+    if weights_B is None:
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    return (losses.view_as(labels_BK) * weights_B[:, None]).sum()
 
 
-def unlikelihood_sum(logits_BKV: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
+def unlikelihood_sum(
+    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_B: torch.Tensor | None = None
+) -> torch.Tensor:
     """Summed -log(1 - p(label)) of the supervised labels, in float32; 1 - p is at least 1e-20."""
     is_supervised_BK = labels_BK != IGNORED
     logprobs_BKV = logits_BKV.float().log_softmax(-1)
     logprobs_BK = logprobs_BKV.gather(-1, labels_BK.clamp(min=0)[..., None])[..., 0]
     loss_BK = -(1 - logprobs_BK.exp()).clamp(min=1e-20).log()
     # Not a product with the mask: a masked position's loss may be large, and its gradient is none.
-    return loss_BK.where(is_supervised_BK, 0.0).sum()
+    loss_BK = loss_BK.where(is_supervised_BK, 0.0)
+    return (loss_BK if weights_B is None else loss_BK * weights_B[:, None]).sum()
 
 
 def batch_loss_sum(model: PreTrainedModel, batch: Batch, *, is_rejected: bool = False) -> torch.Tensor:
     """The summed loss of the model's logits for the batch's label columns."""
     logits_BKV = model(**batch.inputs, use_cache=False).logits[:, -batch.labels_BK.shape[1] :]
     loss_sum = unlikelihood_sum if is_rejected else token_loss_sum
-    return loss_sum(logits_BKV, batch.labels_BK)
+    return loss_sum(logits_BKV, batch.labels_BK, batch.weights_B)
 
 
-def num_supervised(batch: Batch) -> int:
-    return int((batch.labels_BK != IGNORED).sum())
+def num_supervised(batch: Batch) -> float:
+    """Supervised tokens, each counted with its row's weight."""
+    num_B = (batch.labels_BK != IGNORED).sum(1)
+    return float((num_B if batch.weights_B is None else num_B * batch.weights_B).sum())

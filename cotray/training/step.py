@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class MicroBatch:
     batch: Batch
-    num_supervised: int
+    num_supervised: float
     num_tokens: int
 
 

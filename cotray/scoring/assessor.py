@@ -1,0 +1,69 @@
+"""Rationale -> Assessment: every measure that `assessing.measures` names, on one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cotray.config_assessing import AssessingConfig
+from cotray.records import Assessment, QAPair, Rationale, StudentAnswer
+from cotray.scoring.qa_model import QAModel
+from cotray.scoring.quals import QualsScorer, supporting_facts
+from cotray.scoring.simulate import Simulator
+from cotray.scoring.surface import surface
+from cotray.seeds import seeded
+
+
+class Assessor:
+    def __init__(self, config: AssessingConfig, *, other_facts: OtherFacts) -> None:
+        self.measures, self.other_facts = set(config.measures), other_facts
+        self.quals = self.simulator = None
+        if "quals" in self.measures:
+            model = QAModel(
+                config.model,
+                revision=config.revision,
+                dtype=config.dtype,
+                num_demonstrations=config.num_demonstrations,
+            )
+            self.quals = QualsScorer(
+                model,
+                num_groups=config.num_groups,
+                strength=config.diversity,
+                max_pairs=config.max_pairs,
+                max_new_tokens=config.max_new_tokens,
+            )
+        if "simulation" in self.measures:
+            self.simulator = Simulator(config.model, mode="prompted", revision=config.revision)
+
+    def assess(self, rationales: Sequence[Rationale]) -> list[Assessment]:
+        scores: list[dict[str, Any]] = [{} for _ in rationales]
+        if "surface" in self.measures:
+            scores = [asdict(surface(rationale)) for rationale in rationales]
+        if self.quals is not None:
+            others = [self.other_facts(rationale) for rationale in rationales]
+            for score, parts in zip(scores, self.quals.score(rationales, others), strict=True):
+                score |= asdict(parts)
+        if self.simulator is not None:
+            asked = [StudentAnswer.from_row(rationale.to_row()) for rationale in rationales]
+            for score, said in zip(scores, self.simulator.simulate(asked), strict=True):
+                score |= {"sim_x": said.sim_x, "sim_e": said.sim_e, "sim_xe": said.sim_xe}
+        return [
+            Assessment.from_row(rationale.to_row() | score)
+            for rationale, score in zip(rationales, scores, strict=True)
+        ]
+
+
+class OtherFacts:
+    """The facts of another question for each question, drawn by id: a control for QUALS."""
+
+    def __init__(self, pool: Sequence[QAPair], *, seed: int) -> None:
+        """`pool`: questions to draw from; the same for every replica and every batch."""
+        facts = {pair.id: supporting_facts(pair) for pair in pool}
+        self.facts: Mapping[str, tuple[str, ...]] = {id_: own for id_, own in sorted(facts.items()) if own}
+        self.seed = seed
+
+    def __call__(self, pair: QAPair) -> tuple[str, ...]:
+        """() where no other question has facts."""
+        others = [id_ for id_ in self.facts if id_ != pair.id]
+        return self.facts[seeded(self.seed, pair.id, "other facts").choice(others)] if others else ()

@@ -1,0 +1,86 @@
+"""assess: rationales/ -> assessments/, the same rows with scores, by a pool of judges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.config import RunConfig
+from cotray.data.shards import Shards
+from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
+from cotray.errors import ConfigError
+from cotray.prompts.qa_pairs import pair_prompt_version
+from cotray.records import Assessment, Rationale, TeacherRequest
+from cotray.scoring.quality import quality
+from cotray.stages.pool import run_pool
+from cotray.stages.replica import PoolStage, Process
+from cotray.stages.sorted_batches import in_sorted_batches
+
+ROWS_PER_CALL = 64
+"""Given to a replica at a time, which sorts them by length and cuts them into assessing.batch_size."""
+POOL = {"replicas", "num_cpus", "num_gpus", "label_selector", "pools", "max_attempts", "stall_timeout_s"}
+
+
+def assess(config: RunConfig, *, overwrite: bool = False, label: str = "assess") -> Manifest:
+    """Run the stage, or return its manifest if it is done. Rationales with an error are left out."""
+    if not config.assessing.measures:
+        raise ConfigError("assessing.measures is empty: name what to add, such as [surface, quals]")
+    folder = RunFolder(config.run_dir)
+    rationales = folder.require("rationales", "generate")
+    settings = _settings(config)
+    state = folder.begin("assessments", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
+    if state == "done":
+        return folder.require("assessments", "assess")
+    version = fingerprint(settings, rationales.fingerprint)
+    shards = Shards(
+        folder.root, "rationales", "assessments", Assessment, version, _is_good, key=("kind", "id", "sample")
+    )
+    stage = PoolStage(
+        shards, Rationale, build=partial(_load, config), failed=_failed, dead_letter=_dead_letter
+    )
+    total = shards.num_wanted()
+    counts = run_pool(stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label)
+    rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
+    metrics = quality(rows, seed=config.seed)
+    num_dead = counts["dead_letters"]
+    return folder.finish(
+        Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics)
+    )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What scores depend on."""
+    settings = config.assessing.model_dump(exclude=POOL | {"rules", "batch_size"})
+    prompts = pair_prompt_version(config.assessing.num_demonstrations)
+    return settings | {"prompts": prompts, "seed": config.seed}
+
+
+def _load(config: RunConfig) -> Process:
+    from cotray.scoring.assessor import Assessor, OtherFacts
+
+    other_facts = OtherFacts(_some_questions(RunFolder(config.run_dir)), seed=config.seed)
+    assessor = Assessor(config.assessing, other_facts=other_facts)
+    return partial(in_sorted_batches, assessor.assess, config.assessing.batch_size, "rationale")
+
+
+def _some_questions(folder: RunFolder) -> Sequence[TeacherRequest]:
+    """The first file of requests: enough to draw other facts from, and the same for every replica."""
+    first = folder.parquet_files("requests")[0].rpartition("/")[2]
+    return [TeacherRequest.from_row(row) for row in folder.read_table(f"requests/{first}").to_pylist()]
+
+
+def _failed(rationale: Rationale, error: str, attempts: int) -> list[Assessment]:
+    return [Assessment.from_row(rationale.to_row() | {"error": error, "attempts": attempts})]
+
+
+def _dead_letter(row: Assessment) -> DeadLetter:
+    return DeadLetter("assessments", row.id, row.error, json.dumps(row.to_row()), row.attempts)
+
+
+def _is_good(table: pa.Table) -> Any:
+    return pc.equal(table["error"], "")  # type: ignore[attr-defined]

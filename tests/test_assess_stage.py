@@ -1,0 +1,143 @@
+"""`assess` as a stage on a real cluster: every draw once, resumable, and honoured by `train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_ray import local_ray
+
+from cotray.config import RayConfig, RunConfig, parse_config
+from cotray.data.store import DeadLetter, RunFolder
+from cotray.errors import ConfigError, DataError
+from cotray.records import Assessment, Rationale
+from cotray.stages.assess import assess
+from cotray.stages.cluster import cluster
+from cotray.stages.generate import generate
+from cotray.stages.prepare import prepare
+from cotray.stages.run import assess_verb
+from cotray.stages.train import train
+
+pytestmark = pytest.mark.ray
+NUM_DRAWS = 2
+RULES = [{"score": "num_words", "lowest": 0.5}, {"score": "num_words", "highest": 0.25, "weight": 0.5}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    with local_ray(num_cpus=4), cluster(RayConfig()):
+        yield
+
+
+def config_of(run_dir: Path, **assessing: Any) -> RunConfig:
+    return parse_config(
+        {
+            "run_dir": str(run_dir),
+            "method": "contrast-wrong+counterfactual",
+            "data": {"limit": 24},
+            "teacher": {"engine": "fake", "num_cpus": 1, "decoding": {"num_samples": NUM_DRAWS}},
+            "assessing": {
+                "measures": ["surface", "quals"],
+                "model": "random:llama",
+                "num_demonstrations": 1,
+                "num_groups": 2,
+                "max_new_tokens": 4,
+                "num_cpus": 1,
+                "replicas": {"max": 2},
+            }
+            | assessing,
+            "student": {
+                "model": "random:qwen2",
+                "training": {"epochs": 1, "num_workers": 1, "max_length": 2048},
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def assessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("assess") / "run"
+    config = config_of(run_dir)
+    prepare(config)
+    generate(config)
+    assess(config)
+    return run_dir
+
+
+def key(row: Rationale) -> tuple[str, str, int]:
+    return row.kind, row.id, row.sample
+
+
+def test_every_draw_of_every_request_is_assessed_once_in_the_order_of_the_rationales(assessed: Path) -> None:
+    folder = RunFolder(str(assessed))
+    rationales = list(folder.read_records("rationales", Rationale))
+    rows = list(folder.read_records("assessments", Assessment))
+    assert len(set(map(key, rows))) == len(rows) and {row.sample for row in rows} == {0, 1}
+    assert [key(r) for r in rows] == [key(r) for r in rationales]
+    assert [row.rationale for row in rows] == [row.rationale for row in rationales]
+    assert [row.num_words for row in rows] == [len(row.rationale.split()) for row in rationales]
+    assert all(row.num_pairs is not None for row in rows)
+    manifest = folder.require("assessments", "assess")
+    assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (len(rows), len(rows), 0)
+    assert manifest.metrics["num_words"]["n"] == 24 * NUM_DRAWS
+
+
+def test_an_interrupted_stage_makes_what_is_missing_and_ends_with_the_same_rows(assessed: Path) -> None:
+    folder, config = RunFolder(str(assessed)), config_of(assessed)
+    straight = list(folder.read_records("assessments", Assessment))
+    manifest = folder.require("assessments", "assess")
+    started = {"settings": manifest.settings, "input": manifest.input}
+    folder.write_bytes("assessments/started.json", json.dumps(started).encode())
+    (assessed / "assessments" / "manifest.json").unlink()
+    # One draw of a request is there and the other is not.
+    folder.write_records("assessments/part-00000.parquet", straight[7:], Assessment)
+    assess(config)
+    assert list(folder.read_records("assessments", Assessment)) == straight
+
+
+def test_a_finished_stage_is_skipped_and_the_verb_shows_its_figures(assessed: Path) -> None:
+    before = (assessed / "assessments" / "manifest.json").stat().st_mtime_ns
+    shown = assess_verb(config_of(assessed), False)
+    assert "88 in, 88 out" in shown and "num_words" in shown
+    assert (assessed / "assessments" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_train_leaves_out_and_weighs_down_what_the_rules_catch(assessed: Path) -> None:
+    config = config_of(assessed, rules=RULES)
+    manifest = train(config)
+    folder = RunFolder(str(assessed))
+    assert manifest.input == folder.require("assessments", "assess").fingerprint
+    rows = [row for row in folder.read_records("assessments", Assessment) if row.split == "train"]
+    by_kind = [sum(row.kind == kind for row in rows) for kind in ("factual", "counterfactual")]
+    selection = manifest.metrics["selection"]
+    assert selection["dropped"] == sum(n // 2 for n in by_kind)
+    assert selection["down_weighted"] == sum(n // 4 for n in by_kind)
+    assert [manifest.metrics[kind] for kind in ("factual", "counterfactual")] == [n - n // 2 for n in by_kind]
+    assert len(selection["rules"][0]["examples"]) == 5
+
+
+def test_rows_that_fail_are_dead_letters_and_not_learned_from(tmp_path: Path, assessed: Path) -> None:
+    """A text longer than the model's window of 4096 bytes cannot be read by it."""
+    config = config_of(tmp_path / "run", model="random:gpt2")
+    prepare(config)
+    generate(config)
+    folder = RunFolder(config.run_dir)
+    rows = list(folder.read_records("rationales", Rationale))
+    long = Rationale.from_row(rows[3].to_row() | {"rationale": "rain " * 1000})
+    folder.write_records("rationales/part-00000.parquet", [*rows[:3], long, *rows[4:]], Rationale)
+    manifest = assess(config)
+    assert (manifest.num_out, manifest.num_dead) == (len(rows) - 1, 1)
+    (letter,) = folder.read_records("dead_letter", DeadLetter)
+    assert (letter.stage, letter.id, letter.attempts) == ("assessments", rows[3].id, 3)
+
+
+def test_assess_before_its_time_and_without_measures_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"assessing\.measures is empty"):
+        assess(config_of(tmp_path, measures=[]))
+    with pytest.raises(DataError, match=r"jobs\.generate"):
+        assess(config_of(tmp_path))
+    with pytest.raises(DataError, match=r"jobs\.assess"):
+        train(config_of(tmp_path, rules=RULES))
