@@ -52,6 +52,14 @@ seeds: [7, 8]
 
 
 @pytest.mark.parametrize(
+    "path", sorted((SMOKE.parent.parent / "sweeps").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_every_sweep_in_the_repository_resolves(path: Path) -> None:
+    sweep, cells = load_sweep(path)
+    assert len(cells) == sum(map(len, sweep.vary.values()))
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("vary: {}", "vary"),

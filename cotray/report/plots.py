@@ -65,23 +65,14 @@ def sweep_svg(rows: Sequence[Any]) -> str:
             (-0.1, BLUE, "las", "LAS"),
             (0.1, ORANGE, "accuracy", "accuracy"),
         ):
+            axes.plot([], [], "o", color=color, label=label)
             for place, row in enumerate(of_key):
                 figures = row.figures[name]
                 seeds = [value for value in figures.values if value is not None]
                 axes.plot([place + offset] * len(seeds), seeds, ".", color=GREY, markersize=4, zorder=1)
-                if figures.mean is None:
-                    continue
-                half = figures.ci95[1] - figures.mean if figures.ci95 else 0
-                is_first = place == 0
-                axes.errorbar(
-                    place + offset,
-                    figures.mean,
-                    yerr=half,
-                    fmt="o",
-                    color=color,
-                    capsize=3,
-                    label=label if is_first else None,
-                )
+                if figures.mean is not None:
+                    half = figures.ci95[1] - figures.mean if figures.ci95 else 0
+                    axes.errorbar(place + offset, figures.mean, yerr=half, fmt="o", color=color, capsize=3)
         axes.axhline(0, color="#333", linewidth=0.8)
         axes.set_xticks(range(len(of_key)), [str(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
