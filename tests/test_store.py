@@ -11,6 +11,7 @@ import pytest
 from cotray.data.store import DeadLetter, Manifest, RunFolder, filesystem, fingerprint, schema_of
 from cotray.errors import DataError, StageError
 from cotray.records import (
+    Assessment,
     QAPair,
     Rationale,
     Record,
@@ -20,7 +21,7 @@ from cotray.records import (
     TrainExample,
 )
 
-RECORDS = [QAPair, TeacherRequest, Rationale, TrainExample, StudentAnswer, Simulation, DeadLetter]
+RECORDS = [QAPair, TeacherRequest, Rationale, Assessment, TrainExample, StudentAnswer, Simulation, DeadLetter]
 SETTINGS = {"seed": 42, "data": {"limit": 0, "format": "auto"}}
 
 
@@ -35,6 +36,10 @@ def filled(record: type[Record]) -> Record:
         "str": "text \u00e9\n",
         "int": 3,
         "bool": True,
+        "float": 0.25,
+        "int | None": None,
+        "float | None": -1.5,
+        "bool | None": False,
         "tuple[str, ...]": ("a", ""),
         "tuple[float, ...]": (-0.5, 0.0),
     }
