@@ -47,11 +47,13 @@ class QagsScorer:
 
     def score(self, texts: Sequence[str], sources: Sequence[str]) -> list[Qags]:
         """Of each text against its source; "" for no source."""
-        asked = self.questions(texts)
-        kept = self.consistent(texts, asked)
+        return self.compare(self.consistent(texts, self.questions(texts)), sources)
+
+    def compare(self, kept: Sequence[Sequence[tuple[str, str]]], sources: Sequence[str]) -> list[Qags]:
+        """Of every text's questions and answers, against the answers that its source gives."""
         flat = [(i, question, answer) for i, pairs in enumerate(kept) for question, answer in pairs]
         in_source = self.answers([(sources[i], question) for i, question, _ in flat if sources[i]])
-        scores: list[list[float]] = [[] for _ in texts]
+        scores: list[list[float]] = [[] for _ in kept]
         for (i, _, answer), other in zip([f for f in flat if sources[f[0]]], in_source, strict=True):
             scores[i].append(token_f1(answer, other))
         return [Qags(len(own), sum(own) / len(own) if own else None) for own in scores]
