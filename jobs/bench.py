@@ -75,6 +75,12 @@ def main() -> int:
         return 0 if figures["answers_equal"] and not figures["failed"] else 1
 
     requests = teacher_requests(arguments.data, arguments.questions)
+    if arguments.name == "assess":
+        from jobs.bench_assess import bench_assess
+
+        _write(bench_assess(model=arguments.model, requests=requests), arguments.json)
+        return 0
+
     settings = {"model": arguments.model, "num_rounds": arguments.rounds, "max_pairs": arguments.max_pairs}
     if arguments.name == "parity":
         from jobs.bench_parity import bench_parity

@@ -9,7 +9,8 @@ from typing import Any
 from cotray.config_assessing import AssessingConfig
 from cotray.records import Assessment, QAPair, Rationale, StudentAnswer
 from cotray.scoring.qa_model import QAModel
-from cotray.scoring.quals import QualsScorer, supporting_facts
+from cotray.scoring.qags import QagsScorer
+from cotray.scoring.quals import QualsScorer, source_text, supporting_facts
 from cotray.scoring.simulate import Simulator
 from cotray.scoring.surface import surface
 from cotray.seeds import seeded
@@ -18,14 +19,18 @@ from cotray.seeds import seeded
 class Assessor:
     def __init__(self, config: AssessingConfig, *, other_facts: OtherFacts) -> None:
         self.measures, self.other_facts = set(config.measures), other_facts
-        self.quals = self.simulator = None
-        if "quals" in self.measures:
+        self.quals = self.qags = self.simulator = None
+        model: Any = None
+        if self.measures & {"quals", "qags"}:
             model = QAModel(
                 config.model,
                 revision=config.revision,
                 dtype=config.dtype,
                 num_demonstrations=config.num_demonstrations,
             )
+        if "qags" in self.measures:
+            self.qags = QagsScorer(model, diversity=config.diversity)
+        if "quals" in self.measures:
             self.quals = QualsScorer(
                 model,
                 num_groups=config.num_groups,
@@ -44,6 +49,10 @@ class Assessor:
             others = [self.other_facts(rationale) for rationale in rationales]
             for score, parts in zip(scores, self.quals.score(rationales, others), strict=True):
                 score |= asdict(parts)
+        if self.qags is not None:
+            texts = [rationale.rationale for rationale in rationales]
+            for score, parts in zip(scores, self.qags.score(texts, fact_sources(rationales)), strict=True):
+                score |= asdict(parts)
         if self.simulator is not None:
             asked = [StudentAnswer.from_row(rationale.to_row()) for rationale in rationales]
             for score, said in zip(scores, self.simulator.simulate(asked), strict=True):
@@ -52,6 +61,12 @@ class Assessor:
             Assessment.from_row(rationale.to_row() | score)
             for rationale, score in zip(rationales, scores, strict=True)
         ]
+
+
+def fact_sources(rationales: Sequence[Rationale]) -> list[str]:
+    """Question, answer and facts of each; "" where there are no facts."""
+    facts = [supporting_facts(rationale) for rationale in rationales]
+    return [source_text(r, own) if own else "" for r, own in zip(rationales, facts, strict=True)]
 
 
 class OtherFacts:

@@ -37,9 +37,11 @@ def write_diverse(
     contexts.fork([b for b in range(len(rows)) for _ in range(num_groups)])
     written: list[list[int]] = [[] for _ in range(len(rows) * num_groups)]
     is_open_BG = torch.ones(len(rows), num_groups, dtype=torch.bool, device=model.device)
-    one_N1 = torch.ones(len(written), 1, dtype=torch.long, device=model.device)
+    # Rows of the model's batch; those that have ended stay until they are half of it.
+    places = list(range(len(written)))
+    logprobs_NV = contexts.logits_NV.float().log_softmax(-1)
     for step in range(max_new_tokens):
-        logprobs_BGV = contexts.logits_NV.float().log_softmax(-1).view(len(rows), num_groups, -1)
+        logprobs_BGV = logprobs_NV.view(len(rows), num_groups, -1)
         tokens_BG = choose_diverse(logprobs_BGV, is_open_BG, strength=strength)
         was_open, tokens = is_open_BG.flatten().tolist(), tokens_BG.flatten().tolist()
         is_open = [is_still and not ends_at(token) for is_still, token in zip(was_open, tokens, strict=True)]
@@ -49,7 +51,13 @@ def write_diverse(
         is_open_BG = torch.tensor(is_open, device=model.device).view_as(is_open_BG)
         if not any(is_open) or step == max_new_tokens - 1:
             break
-        contexts.extend(tokens_BG.view(-1, 1), one_N1)
+        open_rows = [row for row, n in enumerate(places) if is_open[n]]
+        if len(open_rows) <= len(places) // 2:
+            contexts.fork(open_rows)
+            places = [places[row] for row in open_rows]
+        tokens_M1 = tokens_BG.view(-1, 1)[places]
+        contexts.extend(tokens_M1, torch.ones_like(tokens_M1))
+        logprobs_NV[places] = contexts.logits_NV.float().log_softmax(-1)
     return [written[start : start + num_groups] for start in range(0, len(written), num_groups)]
 
 

@@ -11,6 +11,9 @@ from cotray.prompts.qa_pairs import QuestionAnswer, pair_prompt, pair_target
 from cotray.scoring.diverse import write_diverse
 from cotray.scoring.teacher_forcing import token_logprobs
 
+ROWS_AT_ONCE = 64
+"""Texts written side by side; each holds the keys and values of its prompt."""
+
 
 class QAModel:
     """Any causal or encoder-decoder model.
@@ -38,17 +41,23 @@ class QAModel:
         self, prompts: Sequence[str], *, num_groups: int, strength: float, max_new_tokens: int
     ) -> list[list[str]]:
         """`num_groups` continuations of each prompt, up to the end."""
-        if not prompts:
-            return []
-        groups = write_diverse(
-            self.model,
-            [self.tokenizer(prompt).input_ids for prompt in prompts],
-            num_groups=num_groups,
-            strength=strength,
-            max_new_tokens=max_new_tokens,
-            ends_at=self._ends_at,
-        )
-        return [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in groups]
+        rows = [self.tokenizer(prompt).input_ids for prompt in prompts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        size = max(1, ROWS_AT_ONCE // num_groups)
+        written: dict[int, list[str]] = {}
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            groups = write_diverse(
+                self.model,
+                [rows[i] for i in chunk],
+                num_groups=num_groups,
+                strength=strength,
+                max_new_tokens=max_new_tokens,
+                ends_at=self._ends_at,
+            )
+            texts = [self.tokenizer.batch_decode(group, skip_special_tokens=True) for group in groups]
+            written |= zip(chunk, texts, strict=True)
+        return [written[i] for i in range(len(rows))]
 
     def mean_logprobs(
         self, texts: Sequence[str], pairs: Sequence[Sequence[QuestionAnswer]]
