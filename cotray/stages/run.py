@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from cotray.config import RunConfig, dump_config
 from cotray.data.store import Manifest, RunFolder
@@ -99,19 +100,23 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
     started = time.monotonic()
     with cluster(config.ray, config.storage):
         for position, method in enumerate(config.methods, start=1):
-            one = config.for_method(method)
-            _write_config(one, if_missing=True)
-            label = f"{position}/{len(config.methods)} {method}"
             earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
-            prepare(one, overwrite=overwrite, label=f"{label} prepare")
-            generate(one, overwrite=overwrite, reuse_from=earlier, label=f"{label} generate")
-            if one.assessing.measures:
-                assess(one, overwrite=overwrite, label=f"{label} assess")
-            train(one, overwrite=overwrite, label=f"{label} train")
-            score(one, overwrite=overwrite, label=f"{label} score")
-            _write_config(one)
+            label = f"{position}/{len(config.methods)} {method}"
+            run_stages(config.for_method(method), overwrite=overwrite, reuse_from=earlier, label=label)
     _write_config(config)
     return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
+
+
+def run_stages(config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str], label: str) -> None:
+    """One method from questions to figures, on the running cluster; `reuse_from` as of `generate`."""
+    _write_config(config, if_missing=True)
+    prepare(config, overwrite=overwrite, label=f"{label} prepare")
+    generate(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} generate")
+    if config.assessing.measures:
+        assess(config, overwrite=overwrite, label=f"{label} assess")
+    train(config, overwrite=overwrite, label=f"{label} train")
+    score(config, overwrite=overwrite, label=f"{label} score")
+    _write_config(config)
 
 
 def _single(config: RunConfig, stage, overwrite: bool) -> str:

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotray.config import dump_config
 from cotray.config_sweep import Cell, SweepConfig, runs
-from cotray.data.store import RunFolder
 from cotray.errors import CotrayError, StageError
 from cotray.report.sweep import write_sweep
 from cotray.stages.cluster import cluster
-from cotray.stages.generate import generate
-from cotray.stages.prepare import prepare
-from cotray.stages.score import score
-from cotray.stages.train import train
+from cotray.stages.run import run_stages
 
 
 def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
@@ -31,12 +26,8 @@ def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
             earlier = [other.run_dir for other in configs[:position] if other.run_dir not in failed]
-            RunFolder(one.run_dir).write_bytes("config.yaml", dump_config(one).encode())
             try:
-                prepare(one, label=f"{label} prepare")
-                generate(one, reuse_from=earlier, label=f"{label} generate")
-                train(one, label=f"{label} train")
-                score(one, label=f"{label} score")
+                run_stages(one, reuse_from=earlier, label=label)
             except CotrayError as error:
                 failed[one.run_dir] = error
     table = write_sweep(config, cells)
