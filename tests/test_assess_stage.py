@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from local_ray import local_ray
 
 from cotray.config import RayConfig, RunConfig, parse_config
 from cotray.data.store import DeadLetter, RunFolder
-from cotray.errors import ConfigError, DataError
+from cotray.errors import ConfigError, DataError, StageError
 from cotray.records import Assessment, Rationale
 from cotray.stages.assess import assess
 from cotray.stages.cluster import cluster
@@ -139,5 +140,21 @@ def test_assess_before_its_time_and_without_measures_says_what_to_do(tmp_path: P
         assess(config_of(tmp_path, measures=[]))
     with pytest.raises(DataError, match=r"jobs\.generate"):
         assess(config_of(tmp_path))
-    with pytest.raises(DataError, match=r"jobs\.assess"):
-        train(config_of(tmp_path, rules=RULES))
+
+
+def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationales(
+    tmp_path: Path, assessed: Path
+) -> None:
+    config = config_of(tmp_path / "run", rules=RULES)
+    prepare(config)
+    generate(config)
+    with pytest.raises(DataError, match=r"run `python -m jobs\.assess` first"):
+        train(config)
+    with pytest.raises(StageError, match="max_new_tokens: 4 -> 5"):
+        train(config_of(assessed, rules=RULES, max_new_tokens=5))
+    shutil.copytree(assessed / "assessments", tmp_path / "run" / "assessments")
+    manifest = tmp_path / "run" / "assessments" / "manifest.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(fields | {"input": "another"}))
+    with pytest.raises(StageError, match="of other rationales"):
+        train(config)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from cotray.config import RunConfig
 from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
-from cotray.errors import ConfigError
+from cotray.errors import ConfigError, StageError
 from cotray.prompts.qa_pairs import pair_prompt_version
 from cotray.records import Assessment, Rationale, TeacherRequest
 from cotray.scoring.quality import quality
@@ -51,6 +51,21 @@ def assess(config: RunConfig, *, overwrite: bool = False, label: str = "assess")
     return folder.finish(
         Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics)
     )
+
+
+def current_assessments(config: RunConfig, folder: RunFolder) -> Manifest:
+    """The manifest of assessments/ made under this configuration from the rationales that are there now.
+
+    Raises DataError or StageError, naming the verb to run, where there is none.
+    """
+    rationales = folder.require("rationales", "generate")
+    manifest = folder.require("assessments", "assess", settings=_settings(config))
+    if manifest.input != rationales.fingerprint:
+        raise StageError(
+            f"{folder.uri('assessments')} is of other rationales; run `python -m "
+            "jobs.assess --overwrite` first"
+        )
+    return manifest
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.student import student_example
 from cotray.records import Assessment, Rationale, TrainExample
+from cotray.stages.assess import current_assessments
 from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
@@ -24,8 +25,9 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     """Run the stage, or return its manifest if it is done."""
     folder = RunFolder(config.run_dir)
     assessing = config.assessing
-    stage, verb = ("assessments", "assess") if assessing.rules else ("rationales", "generate")
-    source = folder.require(stage, verb)
+    source = (
+        current_assessments(config, folder) if assessing.rules else folder.require("rationales", "generate")
+    )
     settings = config.student.model_dump(exclude={"training": PLACEMENT}) | {
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
@@ -35,7 +37,7 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     state = folder.begin("student", settings=settings, input=source.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("student", "train")
-    rows = list(folder.read_records(stage, Assessment))
+    rows = list(folder.read_records(source.stage, Assessment))
     selection = select(rows, assessing.rules) if assessing.rules else None
     weights = selection.weights if selection else None
     report = training_progress(
