@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cotray.data.shards import Shards
 from cotray.data.store import RunFolder
-from cotray.records import Rationale, TeacherRequest
+from cotray.records import Assessment, Rationale, TeacherRequest
 
 
 def is_factual(table: pa.Table) -> Any:
@@ -156,3 +156,22 @@ def test_however_rows_are_cut_into_batches_the_sealed_file_is_the_same(case) -> 
             edges = sorted({0, size, size // 2})
         assert shards.seal("part-00000")[1] == 0
         assert rows_of(shards) == [rationale(request(n)) for n in range(size)]
+
+
+def test_a_source_of_an_earlier_version_without_a_key_column_is_sealed_under_the_default(
+    tmp_path: Path,
+) -> None:
+    """Rationales had no `sample` once; read back, each is sample 0."""
+    folder = RunFolder(str(tmp_path))
+    old = pa.Table.from_pylist([rationale(request(n)).to_row() for n in range(3)]).drop_columns(["sample"])
+    folder.write_table("rationales/part-00000.parquet", old)
+    shards = Shards(
+        folder.root, "rationales", "assessments", Assessment, "v", is_factual, key=("kind", "id", "sample")
+    )
+    assert waiting(shards) == ["q0", "q1", "q2"]
+    read = folder.read_records("rationales", Rationale)
+    shards.write("part-00000", [Assessment.from_row(row.to_row() | {"num_words": 2}) for row in read])
+    assert waiting(shards) == []
+    shards.seal("part-00000")
+    sealed = list(folder.read_records("assessments", Assessment))
+    assert [(row.id, row.sample, row.num_words) for row in sealed] == [(f"q{n}", 0, 2) for n in range(3)]

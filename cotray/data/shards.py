@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -180,9 +180,16 @@ class Shards:
         return fingerprint(sorted("/".join(str(getattr(row, name)) for name in self.key) for row in rows))
 
     def _keys(self, table: pa.Table) -> pa.Array:
-        columns = [table[name].cast(pa.string()) for name in self.key]
+        columns = [self._column(table, name).cast(pa.string()) for name in self.key]
         keys = pc.binary_join_element_wise(*columns, "/")  # type: ignore[attr-defined]
         return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+
+    def _column(self, table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+        """Rows of an earlier version have the record's default where they lack a column, as when read."""
+        if name in table.column_names:
+            return table[name]
+        (default,) = (field.default for field in fields(self.record) if field.name == name)
+        return pa.array([default] * table.num_rows, schema_of(self.record).field(name).type)
 
     def _has_failed(self, table: pa.Table) -> pa.Array:
         """Rows whose key has an error in any of its rows: the draws of one request stay together."""
