@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
-from cotray.cli import cotray_error
+from cotray.cli import reported
 from cotray.config_sweep import load_sweep
-from cotray.errors import ConfigError, DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as data.limit=48"
     )
     arguments = parser.parse_intermixed_args(argv)
-    try:
+
+    def work() -> str:
         config, cells = load_sweep(arguments.config, arguments.overrides)
         from cotray.data.storage import environment
         from cotray.stages.sweep import sweep
 
         os.environ.update(environment(cells[0].configs[0].storage))
-        print(sweep(config, cells))
-    except KeyboardInterrupt:
-        print("cotray: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except Exception as error:
-        known = cotray_error(error)
-        if known is None:
-            raise
-        print(f"cotray: {known}", file=sys.stderr)
-        return 2 if isinstance(known, ConfigError | DataError) else 1
-    return 0
+        return sweep(config, cells)
+
+    return reported(work)
 
 
 if __name__ == "__main__":
