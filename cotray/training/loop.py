@@ -45,7 +45,7 @@ def train(
     """
     assert rank_and_world()[1] == 1 or isinstance(model, FSDPModule), "shard the model first"
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     state = TrainState(model, optimizer)
     if restore_from is not None:
