@@ -28,7 +28,11 @@ Method = Literal[
     "contrast-empty+counterfactual",
     "contrast-wrong+counterfactual",
     "contrast-hardest+counterfactual",
+    "human",
+    "few-shot",
 ]
+"""`human`: the student learns the data's own rationales, or their facts. `few-shot`: nobody learns, the
+teacher itself answers and explains after demonstrations."""
 
 
 class DataConfig(Config):
@@ -226,13 +230,22 @@ class RunConfig(Config):
 
     @property
     def decoding_method(self) -> str:
-        """greedy | contrast-empty | contrast-wrong | contrast-hardest."""
-        return self.method.removesuffix("+counterfactual")
+        """greedy | contrast-empty | contrast-wrong | contrast-hardest | human.
+
+        The oracle rationales of a few-shot run are greedy ones.
+        """
+        return "greedy" if self.method == "few-shot" else self.method.removesuffix("+counterfactual")
 
     @property
     def perturbation(self) -> str:
-        """How the answers to contrast with are drawn; greedy decoding draws them like `wrong`."""
-        return self.decoding_method.removeprefix("contrast-").replace("greedy", "wrong")
+        """How the answers to contrast with are drawn: `wrong` also where nothing is contrasted."""
+        kind = self.decoding_method.removeprefix("contrast-")
+        return kind if kind in ("empty", "hardest") else "wrong"
+
+    @property
+    def num_draws(self) -> int:
+        """Rationales per request."""
+        return 1 if self.decoding_method == "human" else self.teacher.decoding.num_draws
 
     @property
     def counterfactual_weight(self) -> float:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from cotray.config_types import Config, Dtype, Fraction, ModelName, PoolConfig
 
+Split = Literal["train", "dev", "test"]
 Measure = Literal["surface", "quals", "qags", "simulation"]
 Score = Literal[
     "num_words", "copy_rate", "repetition", "states_answer",
@@ -56,6 +57,8 @@ class AssessingConfig(PoolConfig):
     """What `assess` adds to every rationale; empty leaves the stage out. `surface`: length, copying,
     repetition, answers stated outright. `quals`, `qags`: is it backed by the question and its facts.
     `simulation`: what the model answers with and without the rationale."""
+    splits: tuple[Split, ...] = Field(default=("train", "dev", "test"), min_length=1)
+    """Rationales of which questions; rules read those of train."""
     rules: tuple[Rule, ...] = ()
     """What `train` drops or counts for less; a rationale that several rules catch has their product."""
     model: ModelName = "embedded:smollm2-135m-instruct"
@@ -81,4 +84,6 @@ class AssessingConfig(PoolConfig):
         for rule in self.rules:
             if (measure := MEASURE_OF[rule.score]) not in self.measures:
                 raise ValueError(f"a rule needs {rule.score}: add {measure} to measures")
+        if self.rules and "train" not in self.splits:
+            raise ValueError("rules are for the rationales of train: add train to splits")
         return self

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class SweepConfig(Config):
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of one key; `configs` has a run's configuration per seed."""
+    """One value of one key; `configs` has a run's configuration per seed, or one where nothing is trained."""
 
     key: str
     value: Any
@@ -59,7 +60,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     for key, values in sweep.vary.items():
         for value in values:
             configs = []
-            for seed in sweep.seeds:
+            for seed in sweep.seeds if value != "few-shot" else sweep.seeds[:1]:
                 varied = [*base, f"{key}={json.dumps(value)}", f"{SEED}={seed}", f"run_dir={sweep.run_dir}"]
                 config = load_config(source, varied)
                 same = json.dumps(config.model_dump(mode="json"), sort_keys=True)
@@ -72,10 +73,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
 def runs(cells: Sequence[Cell]) -> Iterator[RunConfig]:
     """Every run once: all cells with the first seed, then all with the second, ..."""
     seen = set[str]()
-    for seed in range(len(cells[0].configs)):
-        for cell in cells:
-            config = cell.configs[seed]
-            if config.run_dir not in seen:
+    for of_seed in zip_longest(*(cell.configs for cell in cells)):
+        for config in of_seed:
+            if config is not None and config.run_dir not in seen:
                 seen.add(config.run_dir)
                 yield config
 

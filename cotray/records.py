@@ -57,6 +57,11 @@ class QAPair(Record):
     reference_rationale: str = ""
     facts: tuple[str, ...] = ()
 
+    @property
+    def human_rationale(self) -> str:
+        """What people wrote to explain the right answer; "" where the data have nothing."""
+        return self.reference_rationale or " ".join(self.facts)
+
 
 @dataclass(frozen=True)
 class TeacherRequest(QAPair):

@@ -24,6 +24,7 @@ import numpy as np
 from cotray.config import RunConfig, parse_config
 from cotray.data.store import Manifest, RunFolder
 from cotray.models import model_path
+from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.predict import Student
 from cotray.stages.progress import progress_bar
@@ -156,7 +157,7 @@ class _Bench:
         self.student = Student(
             f"{config.run_dir}/student",
             config=config.scoring,
-            tags=config.student.training.tags,
+            prompt=trained_prompt(config.student.training.tags),
             seed=config.seed,
             method=config.method,
         )

@@ -133,6 +133,10 @@ def test_a_row_that_several_rules_catch_has_the_product_of_their_weights() -> No
     ("assessing", "problem"),
     [
         ({"measures": ["quals"], "rules": [{"score": "grounded"}]}, "exactly one of below"),
+        (
+            {"measures": ["quals"], "splits": ["test"], "rules": [{"score": "grounded", "below": 0}]},
+            "add train",
+        ),
         ({"measures": ["quals"], "rules": [{"score": "novel", "below": 0, "above": 1}]}, "exactly one"),
         ({"rules": [{"score": "grounded", "below": 0}]}, "add quals to measures"),
         ({"measures": ["magic"]}, "assessing.measures.0"),

@@ -158,3 +158,26 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
     manifest.write_text(json.dumps(fields | {"input": "another"}))
     with pytest.raises(StageError, match="of other rationales"):
         train(config)
+
+
+def test_a_split_alone_is_assessed_and_another_run_of_the_same_rationales_takes_the_scores_over(
+    assessed: Path, tmp_path: Path
+) -> None:
+    """Scores of factual rationales serve a run that has counterfactual ones too, never the other way round."""
+    factual, both = tmp_path / "factual", tmp_path / "both"
+    options = {"measures": ["surface"], "splits": ["test"]}
+    for run_dir, method in ((factual, "contrast-wrong"), (both, "contrast-wrong+counterfactual")):
+        config = config_of(run_dir, **options).model_copy(update={"method": method})
+        prepare(config)
+        generate(config)
+        assess(config, reuse_from=[str(assessed), str(factual)] if run_dir == both else [])
+    rows = [
+        list(RunFolder(str(run_dir)).read_records("assessments", Assessment)) for run_dir in (factual, both)
+    ]
+    # Counterfactual rationales are of the train split.
+    assert rows[0] and rows[0] == rows[1] and {row.split for row in rows[0]} == {"test"}
+    made = [
+        RunFolder(str(run_dir)).require("assessments", "assess").metrics["last_run"]["made"]
+        for run_dir in (factual, both)
+    ]
+    assert made == [len(rows[0]), 0]

@@ -15,6 +15,7 @@ from cotray.prompts.student import (
     student_source,
     tag_of,
     target_prefix,
+    trained_prompt,
 )
 from cotray.records import QAPair, Rationale, StudentAnswer
 from cotray.scoring.generation import generate_texts
@@ -165,7 +166,9 @@ def test_student_and_simulator_give_every_row_valid_answers(name: str) -> None:
         for p in (CHOICE, YES_NO, OPEN)
     ]
     rows.append(Rationale.from_row(rows[0].to_row() | {"id": "bad", "error": "failed", "rationale": ""}))
-    student = Student(name, config=ScoringConfig(max_new_tokens=6), tags="on", seed=0, method="greedy")
+    student = Student(
+        name, config=ScoringConfig(max_new_tokens=6), prompt=trained_prompt("on"), seed=0, method="greedy"
+    )
     answers = student.answer(rows)
     assert [a.id for a in answers] == ["c1", "y1", "o1", "bad"]
     assert answers[0].student_answer in CHOICE.choices and answers[0].perturbed_answer in CHOICE.choices

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from cotray.config import RunConfig
+from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, StudentAnswer
 from cotray.scoring.las import las
 from cotray.scoring.predict import Student
@@ -50,7 +51,11 @@ def http(url: str) -> Iterator[httpx.Client]:
 def student(config: RunConfig) -> Student:
     """The same student in this process."""
     return Student(
-        f"{config.run_dir}/student", config=config.scoring, tags="on", seed=config.seed, method=config.method
+        f"{config.run_dir}/student",
+        config=config.scoring,
+        prompt=trained_prompt("on"),
+        seed=config.seed,
+        method=config.method,
     )
 
 
@@ -147,7 +152,9 @@ def test_two_versions_answer_side_by_side_each_with_its_own_simulator(
 ) -> None:
     """The second is an encoder-decoder; without a name the first is drawn (its share is nearly all)."""
     folder = config.serving.students[1].run_dir
-    paper = Student(f"{folder}/student", config=config.scoring, tags="on", seed=0, method=config.method)
+    paper = Student(
+        f"{folder}/student", config=config.scoring, prompt=trained_prompt("on"), seed=0, method=config.method
+    )
     (expected,) = paper.respond([PAIR], [None])
     question = {"question": PAIR.question, "choices": PAIR.choices}
     answer = http.post("/v1/answer", json=question | {"model": "paper"}).json()

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from cotray.config import RunConfig
+from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair
 from cotray.scoring.predict import Student
 from tests.serving import KEY, replicas, run_folder, served, serving_config, wait_for
@@ -145,7 +146,13 @@ def test_a_new_student_takes_over_under_load_without_a_failed_request(
         patch.setenv("COTRAY_API_KEYS", KEY)
         outcomes = answered(http, lambda: deploy(new), retries=0)
     assert len(outcomes) > 10 and all(outcomes)
-    student = Student(f"{new_folder}/student", config=config.scoring, tags="on", seed=0, method=config.method)
+    student = Student(
+        f"{new_folder}/student",
+        config=config.scoring,
+        prompt=trained_prompt("on"),
+        seed=0,
+        method=config.method,
+    )
     (expected,) = student.respond([QAPair("q", "yes_no", BODY["question"], ("yes", "no"), "")], [None])
     wait_for(lambda: http.post("/v1/answer", json=BODY).json()["rationale"] == expected.rationale)
 

@@ -12,7 +12,7 @@ import pytest
 from cotray.config_sweep import load_sweep, runs
 from cotray.data.store import RunFolder
 from cotray.errors import ConfigError
-from cotray.records import Rationale
+from cotray.records import Rationale, StudentAnswer
 from cotray.report.sweep import mean_over_seeds
 
 SMOKE = Path(__file__).parent.parent / "jobs/configs/smoke.yaml"
@@ -110,6 +110,7 @@ base:
 vary:
   student.training.tags: ["on", "off"]
   student.model: [random:nonsense]
+  method: [human, few-shot]
 seeds: [1, 2]
 """
     before = os.environ.get("RAY_ADDRESS")
@@ -127,6 +128,8 @@ def test_a_sweep_has_every_run_but_the_broken_ones_and_says_so(swept: Path) -> N
         ("on", 2),
         ("off", 2),
         ("random:nonsense", 0),
+        ("human", 2),
+        ("few-shot", 1),
     ]
     for row in table["rows"][:2]:
         folder = swept / f"student.training.tags={row['value']}"
@@ -154,6 +157,18 @@ def test_the_teacher_wrote_once_for_all_runs_with_its_settings(swept: Path) -> N
         for folder in folders
     ]
     assert made[0] == len(rows[0]) and made[1:] == [0, 0, 0]
+
+
+@pytest.mark.ray
+def test_people_teach_what_they_wrote_and_a_prompted_teacher_trains_nothing(swept: Path) -> None:
+    human = RunFolder(str(swept / "method=human/seed-1"))
+    rows = list(human.read_records("rationales", Rationale))
+    assert rows and all(row.rationale == row.human_rationale and row.rationale for row in rows)
+    few_shot = RunFolder(str(swept / "method=few-shot/seed-1"))
+    assert few_shot.require("student", "train").metrics["factual"] == 0
+    assert not (swept / "method=few-shot/seed-1/student/model.safetensors").exists()
+    answers = list(few_shot.read_records("answers", StudentAnswer))
+    assert answers and {row.method for row in answers} == {"few-shot"}
 
 
 @pytest.mark.ray

@@ -9,6 +9,7 @@ import pytest
 
 from cotray.config import ScoringConfig
 from cotray.errors import EngineDied, TooLong
+from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.predict import Student
 
@@ -36,7 +37,9 @@ def served(loop: asyncio.AbstractEventLoop):
     from cotray.scoring.vllm_student import VllmStudent
 
     async def start() -> VllmStudent:
-        return VllmStudent(MODEL, config=CONFIG, tags="on", engine_args={"max_model_len": 512}, max_rows=8)
+        return VllmStudent(
+            MODEL, config=CONFIG, prompt=trained_prompt("on"), engine_args={"max_model_len": 512}, max_rows=8
+        )
 
     student = loop.run_until_complete(start())
     yield student
@@ -45,7 +48,7 @@ def served(loop: asyncio.AbstractEventLoop):
 
 def test_answers_given_together_are_those_of_the_transformers_engine(loop, served) -> None:
     """Text, rationale, answer, token counts and every choice's log-probability; streams show the text."""
-    student = Student(MODEL, config=CONFIG, tags="on", seed=0, method="")
+    student = Student(MODEL, config=CONFIG, prompt=trained_prompt("on"), seed=0, method="")
     expected = student.respond([pair for pair, _ in ASKED], [rationale for _, rationale in ASKED])
     shown: list[list[str]] = [[] for _ in ASKED]
 

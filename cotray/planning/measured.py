@@ -22,6 +22,8 @@ def teacher_rates(
 
     Raises ConfigError where there is no rate. Without a length, rationales are as long as they may be.
     """
+    if config.method in ("human", "few-shot"):
+        raise ConfigError(f"method={config.method}: the planner knows methods with a teacher and a student")
     figures = _figures(bench) if bench else {}
     if tokens_per_s is None:
         tokens_per_s = next((figures[name] for name in _rate_names(config) if name in figures), None)

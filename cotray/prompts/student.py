@@ -6,7 +6,8 @@ target  "{rationale} So the answer is {answer}"            encoder-decoders repe
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from cotray.records import Kind, QAPair, Rationale, TrainExample
 from cotray.seeds import seeded
@@ -14,6 +15,56 @@ from cotray.seeds import seeded
 ANSWER_PHRASE = " So the answer is"
 
 Tags = Literal["on", "off", "shuffled"]
+
+
+class StudentPrompt(Protocol):
+    """How a question is put to a model, and how its text is read."""
+
+    @property
+    def forced(self) -> str:
+        """What the decoder of an encoder-decoder starts with."""
+        ...
+
+    @property
+    def ends_with_line(self) -> bool:
+        """Whether the text ends at a line break; else with the sequence."""
+        ...
+
+    def source(self, pair: QAPair) -> str: ...
+
+    def prefix(self, rationale: str, *, is_encoder_decoder: bool) -> str:
+        """What follows the source up to and including "is"."""
+        ...
+
+    def parse(self, text: str) -> tuple[str, str]:
+        """(rationale, answer as written)"""
+        ...
+
+
+@dataclass(frozen=True)
+class TaggedPrompt:
+    """Of a student that was trained on `student_example`s."""
+
+    tag: str
+    ends_with_line: bool = False
+
+    @property
+    def forced(self) -> str:
+        return self.tag
+
+    def source(self, pair: QAPair) -> str:
+        return student_source(pair, tag=self.tag)
+
+    def prefix(self, rationale: str, *, is_encoder_decoder: bool) -> str:
+        return target_prefix(rationale, tag=self.tag, is_encoder_decoder=is_encoder_decoder)
+
+    def parse(self, text: str) -> tuple[str, str]:
+        return parse_student(text, tag=self.tag)
+
+
+def trained_prompt(tags: Tags) -> TaggedPrompt:
+    """For a student that was trained with `tags`."""
+    return TaggedPrompt(inference_tag(tags))
 
 
 def student_source(pair: QAPair, *, tag: str) -> str:

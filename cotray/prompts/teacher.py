@@ -8,6 +8,7 @@ The prompt ends after "{answer}."; the rationale is its continuation up to the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -62,10 +63,15 @@ def demonstrations(task: Task) -> list[dict]:
     return yaml.safe_load(text)
 
 
-def _stem(task: Task, question: str, choices: tuple[str, ...] | list[str]) -> str:
+def question_text(task: Task, question: str, choices: Sequence[str]) -> str:
+    """The question in one line, and its lettered choices below it."""
     question = " ".join(question.split())
-    if task == "multiple_choice":
-        lettered = "\n".join(f"({chr(97 + index)}) {choice}" for index, choice in enumerate(choices))
-        question = f"{question}\nAnswer Choices:\n{lettered}"
+    if task != "multiple_choice":
+        return question
+    lettered = "\n".join(f"({chr(97 + index)}) {choice}" for index, choice in enumerate(choices))
+    return f"{question}\nAnswer Choices:\n{lettered}"
+
+
+def _stem(task: Task, question: str, choices: Sequence[str]) -> str:
     subject = "statement" if task == "true_false" else "answer"
-    return f"Q: {question}\nA: The {subject} is"
+    return f"Q: {question_text(task, question, choices)}\nA: The {subject} is"

@@ -26,9 +26,12 @@ def generate_ids(
     *,
     forced: str,
     max_new_tokens: int,
+    ends_with_line: bool = False,
     on_step: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """As `generate_texts`, in token ids, each with its end of sequence if it has one.
+
+    `ends_with_line` stops a source's generation at its first line break too, which is kept.
 
     `on_step` hears every step's token of each source while they are made; after a source's end they are
     padding.
@@ -40,6 +43,7 @@ def generate_ids(
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        stop_strings=["\n"] if ends_with_line else None,
         decoder_start_token_id=model.config.decoder_start_token_id
         if model.config.is_encoder_decoder
         else None,
@@ -55,7 +59,9 @@ def generate_ids(
         num_forced = inputs["input_ids"].shape[1]
     inputs.pop("token_type_ids", None)
     streamer = _Steps(on_step) if on_step is not None else None
-    output = model.generate(**inputs.to(model.device), generation_config=greedy, streamer=streamer)
+    output = model.generate(
+        **inputs.to(model.device), generation_config=greedy, tokenizer=tokenizer, streamer=streamer
+    )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cotray.config import ScoringConfig
 from cotray.models import load_for_inference
-from cotray.prompts.student import Tags, inference_tag, parse_student, student_source, target_prefix
+from cotray.prompts.student import StudentPrompt
 from cotray.records import QAPair, Rationale, Reply, StudentAnswer
 from cotray.scoring.generation import generate_ids, generate_texts
 from cotray.scoring.likelihood import Context, candidate_logprobs, likeliest
@@ -15,12 +15,20 @@ from cotray.seeds import seeded
 
 
 class Student:
-    """A trained student in Hugging Face format."""
+    """A trained student in Hugging Face format, or a model that is prompted like one."""
 
-    def __init__(self, model: str, *, config: ScoringConfig, tags: Tags, seed: int, method: str) -> None:
-        self.model, self.tokenizer = load_for_inference(model)
-        self.config, self.seed, self.method = config, seed, method
-        self.tag = inference_tag(tags)
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str = "main",
+        config: ScoringConfig,
+        prompt: StudentPrompt,
+        seed: int,
+        method: str,
+    ) -> None:
+        self.model, self.tokenizer = load_for_inference(model, revision=revision)
+        self.config, self.prompt, self.seed, self.method = config, prompt, seed, method
 
     def answer(self, rationales: Sequence[Rationale]) -> list[StudentAnswer]:
         """One StudentAnswer per factual rationale; test rows also get the two interventions.
@@ -54,7 +62,7 @@ class Student:
         """Raises TooLong for a question that does not fit into the model."""
         # T5's positions are relative: its configuration names no length.
         longest = getattr(self.model.config, "max_position_embeddings", None)
-        check_length(self.tokenizer, student_source(pair, tag=self.tag), rationale, self.config, longest)
+        check_length(self.tokenizer, self.prompt.source(pair), rationale, self.config, longest)
 
     def respond(
         self,
@@ -71,8 +79,7 @@ class Student:
         ids = dict(zip(free, self._generate([pairs[i] for i in free], on_step), strict=True))
         texts = {i: str(self.tokenizer.decode(row, skip_special_tokens=True)) for i, row in ids.items()}
         written = [
-            parse_student(texts[i], tag=self.tag) if i in texts else (str(rationales[i]), "")
-            for i in range(len(pairs))
+            self.prompt.parse(texts[i]) if i in texts else (str(rationales[i]), "") for i in range(len(pairs))
         ]
         logprobs = self._choice_logprobs(pairs, [rationale for rationale, _ in written])
         matched = [
@@ -94,7 +101,7 @@ class Student:
                 answer=matched[i],
                 forced=said.get(i, ""),
                 logprobs=logprobs[i],
-                num_prompt_tokens=len(self.tokenizer(student_source(pair, tag=self.tag)).input_ids),
+                num_prompt_tokens=len(self.tokenizer(self.prompt.source(pair)).input_ids),
                 num_tokens=len(ids.get(i, [])),
             )
             for i, pair in enumerate(pairs)
@@ -113,18 +120,22 @@ class Student:
         """(rationale, answer as written) for every question."""
         rows = self._generate(pairs)
         texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
-        return [parse_student(text, tag=self.tag) for text in texts]
+        return [self.prompt.parse(text) for text in texts]
 
     def _generate(
         self, pairs: Sequence[QAPair], on_step: Callable[[list[int]], None] | None = None
     ) -> list[list[int]]:
-        sources = [student_source(pair, tag=self.tag) for pair in pairs]
+        sources = [self.prompt.source(pair) for pair in pairs]
         if not sources:
             return []
-        forced = self.tag if self.model.config.is_encoder_decoder else ""
-        most = self.config.max_new_tokens
         return generate_ids(
-            self.model, self.tokenizer, sources, forced=forced, max_new_tokens=most, on_step=on_step
+            self.model,
+            self.tokenizer,
+            sources,
+            forced=self.prompt.forced if self.model.config.is_encoder_decoder else "",
+            max_new_tokens=self.config.max_new_tokens,
+            ends_with_line=self.prompt.ends_with_line,
+            on_step=on_step,
         )
 
     def _resolve(self, pairs: Sequence[QAPair], written: Sequence[tuple[str, str]]) -> list[str]:
@@ -142,8 +153,8 @@ class Student:
 
     def _context(self, pair: QAPair, rationale: str) -> Context:
         is_encoder_decoder = self.model.config.is_encoder_decoder
-        prefix = target_prefix(rationale, tag=self.tag, is_encoder_decoder=is_encoder_decoder)
-        return Context(student_source(pair, tag=self.tag), prefix, [f" {choice}" for choice in pair.choices])
+        prefix = self.prompt.prefix(rationale, is_encoder_decoder=is_encoder_decoder)
+        return Context(self.prompt.source(pair), prefix, [f" {choice}" for choice in pair.choices])
 
     def _perturb(self, rationale: str, record_id: str) -> str:
         ids = self.tokenizer(rationale, add_special_tokens=False).input_ids

@@ -26,7 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from cotray.config import ScoringConfig
 from cotray.errors import ConfigError, EngineDied
 from cotray.models import device_and_dtype, load_tokenizer, model_path
-from cotray.prompts.student import Tags, inference_tag, parse_student, student_source, target_prefix
+from cotray.prompts.student import StudentPrompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.likelihood import Context, encode_candidates
 from cotray.scoring.reply import MAX_ANSWER_TOKENS, Pieces, check_length, first_line, make_reply, match_choice
@@ -45,9 +45,15 @@ class VllmStudent:
     """A trained student in Hugging Face format on a vLLM engine. Needs a running event loop."""
 
     def __init__(
-        self, model: str, *, config: ScoringConfig, tags: Tags, engine_args: dict[str, Any], max_rows: int
+        self,
+        model: str,
+        *,
+        config: ScoringConfig,
+        prompt: StudentPrompt,
+        engine_args: dict[str, Any],
+        max_rows: int,
     ) -> None:
-        self.config, self.tag = config, inference_tag(tags)
+        self.config, self.prompt = config, prompt
         self.tokenizer = load_tokenizer(model)
         self.engine = _start_engine(model, engine_args, max_rows)
         self.longest = self.engine.model_config.max_model_len
@@ -56,13 +62,13 @@ class VllmStudent:
 
     def check(self, pair: QAPair, rationale: str | None) -> None:
         """Raises TooLong for a question that does not fit into the model."""
-        check_length(self.tokenizer, student_source(pair, tag=self.tag), rationale, self.config, self.longest)
+        check_length(self.tokenizer, self.prompt.source(pair), rationale, self.config, self.longest)
 
     async def answer(
         self, pair: QAPair, rationale: str | None, show: Callable[[str], None] | None = None
     ) -> Reply:
         """`show` hears the text piece by piece, while it is written. Raises EngineDied."""
-        source = student_source(pair, tag=self.tag)
+        source = self.prompt.source(pair)
         text, ids, pieces, written = None, list[int](), Pieces(), ""
         try:
             if rationale is None:
@@ -71,11 +77,11 @@ class VllmStudent:
                     if show is not None:
                         show(pieces.upto(self._text(ids)))
                 text = self._text(ids)
-                rationale, written = parse_student(text, tag=self.tag)
+                rationale, written = self.prompt.parse(text)
             answer = match_choice(written, pair.choices)
             context = Context(
                 source,
-                target_prefix(rationale, tag=self.tag, is_encoder_decoder=False),
+                self.prompt.prefix(rationale, is_encoder_decoder=False),
                 [f" {choice}" for choice in pair.choices],
             )
             logprobs = await self._candidate_logprobs(context)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
+from cotray.config_assessing import Split
 from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
 from cotray.errors import ConfigError, StageError
@@ -26,8 +27,14 @@ ROWS_PER_CALL = 64
 POOL = {"replicas", "num_cpus", "num_gpus", "label_selector", "pools", "max_attempts", "stall_timeout_s"}
 
 
-def assess(config: RunConfig, *, overwrite: bool = False, label: str = "assess") -> Manifest:
-    """Run the stage, or return its manifest if it is done. Rationales with an error are left out."""
+def assess(
+    config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str] = (), label: str = "assess"
+) -> Manifest:
+    """Run the stage, or return its manifest if it is done. Rationales with an error are left out.
+
+    `reuse_from` names run folders whose scores are taken over where they are of the same rationales under
+    the same settings.
+    """
     if not config.assessing.measures:
         raise ConfigError("assessing.measures is empty: name what to add, such as [surface, quals]")
     folder = RunFolder(config.run_dir)
@@ -38,15 +45,25 @@ def assess(config: RunConfig, *, overwrite: bool = False, label: str = "assess")
         return folder.require("assessments", "assess")
     version = fingerprint(settings, rationales.fingerprint)
     shards = Shards(
-        folder.root, "rationales", "assessments", Assessment, version, _is_good, key=("kind", "id", "sample")
+        folder.root,
+        "rationales",
+        "assessments",
+        Assessment,
+        version,
+        partial(_is_assessed, config.assessing.splits),
+        key=("kind", "id", "sample"),
     )
+    for other in reversed(reuse_from):
+        if _reuse(RunFolder(other), folder, shards, settings):
+            break
     stage = PoolStage(
         shards, Rationale, build=partial(_load, config), failed=_failed, dead_letter=_dead_letter
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label)
     rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
-    metrics = quality(rows, seed=config.seed)
+    last_run = {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")}
+    metrics = quality(rows, seed=config.seed) | {"last_run": last_run}
     num_dead = counts["dead_letters"]
     return folder.finish(
         Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics)
@@ -70,7 +87,9 @@ def current_assessments(config: RunConfig, folder: RunFolder) -> Manifest:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What scores depend on."""
-    settings = config.assessing.model_dump(exclude=POOL | {"rules", "batch_size"})
+    settings = config.assessing.model_dump(exclude=POOL | {"rules", "batch_size", "splits"})
+    if set(config.assessing.splits) != set(get_args(Split)):
+        settings["splits"] = sorted(config.assessing.splits)
     prompts = pair_prompt_version(config.assessing.num_demonstrations)
     return settings | {"prompts": prompts, "seed": config.seed}
 
@@ -97,5 +116,27 @@ def _dead_letter(row: Assessment) -> DeadLetter:
     return DeadLetter("assessments", row.id, row.error, json.dumps(row.to_row()), row.attempts)
 
 
-def _is_good(table: pa.Table) -> Any:
-    return pc.equal(table["error"], "")  # type: ignore[attr-defined]
+def _is_assessed(splits: Sequence[str], table: pa.Table) -> Any:
+    is_good = pc.equal(table["error"], "")  # type: ignore[attr-defined]
+    return pc.and_(is_good, pc.is_in(table["split"], pa.array(splits)))  # type: ignore[attr-defined]
+
+
+def _reuse(source: RunFolder, folder: RunFolder, shards: Shards, settings: dict[str, Any]) -> bool:
+    """Adopt the scores of the same rationales; a run without counterfactual ones has scores for a part.
+
+    Returns whether there were any.
+    """
+    there, rationales = source.manifest("assessments"), source.manifest("rationales")
+    own = folder.require("rationales", "generate")
+    if there is None or rationales is None or there.input != rationales.fingerprint:
+        return False
+    if there.settings != json.loads(json.dumps(settings)) or rationales.input != own.input:
+        return False
+    if rationales.settings | {"kinds": own.settings["kinds"]} != own.settings:
+        return False
+    if not set(rationales.settings["kinds"]) <= set(own.settings["kinds"]):
+        return False
+    for path in source.parquet_files("assessments"):
+        name = path.rpartition("/")[2]
+        shards.adopt(source.read_bytes(f"assessments/{name}"), name.removesuffix(".parquet"))
+    return True

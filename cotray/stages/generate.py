@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cotray.config import RunConfig
+from cotray.config import RunConfig, TeacherConfig
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
@@ -45,7 +45,7 @@ def generate(
         Rationale,
         fingerprint(settings, requests.fingerprint),
         partial(_is_of_kind, settings["kinds"]),
-        config.teacher.decoding.num_draws,
+        config.num_draws,
     )
     for other in reuse_from:
         _reuse(RunFolder(other), shards, settings, requests.fingerprint)
@@ -61,9 +61,9 @@ def generate(
         max_dead=math.floor(config.teacher.max_error_rate * total * shards.num_per_record),
         environment=process_environment(config.teacher),
     )
-    counts = run_pool(
-        stage, total=total, config=config.teacher, batch_size=config.teacher.batch_size, label=label
-    )
+    # Copying what people wrote needs no GPU.
+    pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
+    counts = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
     return _finish(folder, config, settings, requests, counts)
 
 
@@ -73,10 +73,9 @@ def _teach(config: RunConfig) -> Process:
 
 def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Rationale]:
     row = request.to_row() | {"method": config.decoding_method, "teacher": config.teacher.model}
-    num_draws = config.teacher.decoding.num_draws
     return [
         Rationale.from_row(row | {"sample": sample, "error": error, "attempts": attempts})
-        for sample in range(num_draws)
+        for sample in range(config.num_draws)
     ]
 
 
@@ -90,6 +89,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         include={"engine", "model", "revision", "dtype", "num_demonstrations", "record_scores", "decoding"}
     )
     kinds = ["factual", "counterfactual"] if config.counterfactual_weight > 0 else ["factual"]
+    if config.decoding_method == "human":
+        return {"method": "human", "kinds": kinds}
     teacher["prompts"] = prompt_version(config.teacher.num_demonstrations)
     settings = {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
     return settings | {"seed": config.seed} if config.teacher.decoding.num_samples else settings
@@ -142,6 +143,8 @@ def _finish(
 
 
 def _dead_letter(config: RunConfig, rationale: Rationale) -> DeadLetter:
-    prompt = render_request(rationale, num_demonstrations=config.teacher.num_demonstrations).grounded
+    is_human = config.decoding_method == "human"
+    num_demonstrations = config.teacher.num_demonstrations
+    prompt = "" if is_human else render_request(rationale, num_demonstrations=num_demonstrations).grounded
     row = json.dumps(rationale.to_row())
     return DeadLetter("rationales", rationale.id, rationale.error, row, rationale.attempts, prompt)

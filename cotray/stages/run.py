@@ -113,7 +113,7 @@ def run_stages(config: RunConfig, *, overwrite: bool = False, reuse_from: Sequen
     prepare(config, overwrite=overwrite, label=f"{label} prepare")
     generate(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} generate")
     if config.assessing.measures:
-        assess(config, overwrite=overwrite, label=f"{label} assess")
+        assess(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} assess")
     train(config, overwrite=overwrite, label=f"{label} train")
     score(config, overwrite=overwrite, label=f"{label} score")
     _write_config(config)

@@ -17,7 +17,9 @@ from cotray.config import RunConfig
 from cotray.data.shards import Shards
 from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.errors import DataError
+from cotray.prompts.few_shot import FewShotPrompt
 from cotray.prompts.simulator import simulator_example
+from cotray.prompts.student import StudentPrompt, trained_prompt
 from cotray.records import Rationale, Simulation, StudentAnswer, TrainExample, normalized
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
@@ -153,8 +155,19 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
 def _load_student(config: RunConfig, model: str) -> Process:
     from cotray.scoring.predict import Student
 
-    tags = config.student.training.tags
-    student = Student(model, config=config.scoring, tags=tags, seed=config.seed, method=config.method)
+    prompt: StudentPrompt = trained_prompt(config.student.training.tags)
+    revision = "main"
+    if config.method == "few-shot":
+        prompt = FewShotPrompt(config.teacher.num_demonstrations)
+        model, revision = config.teacher.model, config.teacher.revision
+    student = Student(
+        model,
+        revision=revision,
+        config=config.scoring,
+        prompt=prompt,
+        seed=config.seed,
+        method=config.method,
+    )
     return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
 

@@ -25,7 +25,7 @@ from ray.serve.schema import ReplicaState
 from cotray.config import RunConfig, load_config, parse_config
 from cotray.config_serving import DeploymentConfig, StudentVersion
 from cotray.data.store import RunFolder
-from cotray.errors import DataError, EngineDied, TooLong
+from cotray.errors import ConfigError, DataError, EngineDied, TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import load_keys
 from cotray.serving.app import create_app
@@ -94,6 +94,10 @@ def _nested(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _run_folder(config: RunConfig, run_dir: str) -> RunFolder:
     """The folder of one method: run_dir itself, or the configured method's below it."""
+    if config.method == "few-shot":
+        raise ConfigError(
+            "method few-shot trains no student to serve: serve the teacher itself, or name another"
+        )
     for folder in (RunFolder(run_dir), RunFolder(f"{run_dir.rstrip('/')}/{config.method}")):
         if folder.manifest("student") and folder.manifest("simulator"):
             return folder

@@ -11,6 +11,7 @@ from typing import Any
 
 from cotray.config import RunConfig
 from cotray.errors import ConfigError
+from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.reply import Pieces
 from cotray.stages.batches import Batches
@@ -59,9 +60,9 @@ class BatchedStudent:
     def __init__(self, config: RunConfig, model: str) -> None:
         from cotray.scoring.predict import Student
 
-        tags = config.student.training.tags
+        prompt = trained_prompt(config.student.training.tags)
         self.student = Student(
-            model, config=config.scoring, tags=tags, seed=config.seed, method=config.method
+            model, config=config.scoring, prompt=prompt, seed=config.seed, method=config.method
         )
         self.check = self.student.check
         self.thread = ThreadPoolExecutor(1, "model")
@@ -126,7 +127,7 @@ def _vllm_student(config: RunConfig, model: str) -> Any:
     return VllmStudent(
         model,
         config=config.scoring,
-        tags=config.student.training.tags,
+        prompt=trained_prompt(config.student.training.tags),
         engine_args=config.serving.engine_args,
         max_rows=config.serving.student.max_batch_size,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cotray.config import ModelConfig, RunConfig
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import DataError
+from cotray.prompts.few_shot import FewShotPrompt
 from cotray.prompts.student import student_example
 from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.assess import current_assessments
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
     """Run the stage, or return its manifest if it is done."""
     folder = RunFolder(config.run_dir)
+    if config.method == "few-shot":
+        return _take_teacher(config, folder, overwrite=overwrite)
     assessing = config.assessing
     source = (
         current_assessments(config, folder) if assessing.rules else folder.require("rationales", "generate")
@@ -73,6 +76,18 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
             | ({"selection": describe_selection(rows, assessing.rules, selection)} if selection else {}),
         )
     )
+
+
+def _take_teacher(config: RunConfig, folder: RunFolder, *, overwrite: bool) -> Manifest:
+    """The student is the teacher, prompted: nothing is trained, and the manifest says so."""
+    rationales = folder.require("rationales", "generate")
+    prompt = FewShotPrompt(config.teacher.num_demonstrations)
+    settings = config.teacher.model_dump(include={"model", "revision"}) | {"prompts": prompt.version}
+    source = rationales.fingerprint
+    if folder.begin("student", settings=settings, input=source, overwrite=overwrite) == "done":
+        return folder.require("student", "train")
+    metrics = {"factual": 0, "counterfactual": 0, "dev": 0, "history": []}
+    return folder.finish(Manifest("student", settings, source, rationales.num_out, 0, 0, metrics))
 
 
 @dataclass(frozen=True)

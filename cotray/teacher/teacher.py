@@ -25,8 +25,12 @@ class Teacher(Protocol):
 
 
 def build_teacher(config: TeacherConfig, *, method: str, seed: int = 0) -> Teacher:
-    """Load the configured engine. `method` is greedy or contrast-..., without "+counterfactual"; `seed`
-    is for sampling."""
+    """Load the configured engine. `method` is greedy, contrast-... or human, without "+counterfactual";
+    `seed` is for sampling."""
+    if method == "human":
+        from cotray.teacher.human import HumanTeacher
+
+        return HumanTeacher()
     match config.engine:
         case "transformers":
             from cotray.teacher.transformers_engine import TransformersTeacher
