@@ -163,7 +163,7 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
 def test_a_split_alone_is_assessed_and_another_run_of_the_same_rationales_takes_the_scores_over(
     assessed: Path, tmp_path: Path
 ) -> None:
-    """Scores of factual rationales serve a run that has counterfactual ones too, never the other way round."""
+    """Scores of factual rationales serve a run that has counterfactual ones too, not the other way."""
     factual, both = tmp_path / "factual", tmp_path / "both"
     options = {"measures": ["surface"], "splits": ["test"]}
     for run_dir, method in ((factual, "contrast-wrong"), (both, "contrast-wrong+counterfactual")):
