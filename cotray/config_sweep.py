@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from cotray.config import RunConfig, load_config
 from cotray.config_types import Config
@@ -18,6 +18,24 @@ from cotray.configfile import describe, read_tree
 from cotray.errors import ConfigError
 
 SEED = "student.training.seed"
+
+
+StudentFigure = Literal["accuracy", "las", "sim_gain", "leak_rate", "oracle_gain", "perturbation_drop"]
+RationaleFigure = Literal[
+    "rationale.grounded", "rationale.novel", "rationale.delta", "rationale.qags", "rationale.num_words",
+    "rationale.copy_rate", "rationale.repetition", "rationale.states_answer", "rationale.sim_gain",
+]  # fmt: skip
+
+
+class Claim(Config):
+    """That `figure` is higher for one value of a varied key than for another."""
+
+    text: str
+    figure: StudentFigure | RationaleFigure
+    """Of the student's answers, or, as `rationale.NAME`, of the teacher's rationales that `assess` scored."""
+    more: str
+    """A value under `vary`, as text."""
+    less: str
 
 
 class SweepConfig(Config):
@@ -31,6 +49,19 @@ class SweepConfig(Config):
     """Key -> the values it takes, one key at a time; all others stay as in the base."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     """Of the student's training. The teacher writes once, whatever their number."""
+    claims: tuple[Claim, ...] = ()
+    """What the sweep is to find out: each is told to hold, not to hold, or to be open."""
+
+    @model_validator(mode="after")
+    def _claims_compare_what_is_varied(self) -> Self:
+        values = [str(value) for varied in self.vary.values() for value in varied]
+        for claim in self.claims:
+            for value in (claim.more, claim.less):
+                if values.count(value) != 1:
+                    raise ValueError(
+                        f"the claim '{claim.text}' compares '{value}', which is not one value of vary"
+                    )
+        return self
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,24 @@ def token_views(rationale: Rationale) -> list[TokenView]:
     return views
 
 
+def environment() -> Environment:
+    """Jinja with what every page uses."""
+    made = Environment(
+        loader=PackageLoader("cotray.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals |= {
+        "number": number,
+        "interval": interval,
+        "token_views": token_views,
+        "QUALITY": QUALITY,
+    }
+    return made
+
+
 def render_html(
     summary: dict[str, Any],
     methods: Sequence[MethodReport],
@@ -64,26 +82,17 @@ def render_html(
     criteria: dict[str, Any] | None = None,
 ) -> str:
     """`criteria` is what criteria.json says, where people or a judge rated rationales."""
-    environment = Environment(
-        loader=PackageLoader("cotray.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
-        "number": number,
-        "interval": interval,
-        "token_views": token_views,
-        "QUALITY": QUALITY,
-    }
-    return environment.get_template("report.html.j2").render(
-        summary=summary,
-        methods=methods,
-        examples=examples,
-        criteria=criteria or {},
-        # Markup: matplotlib has escaped the text in its own output.
-        bars=Markup(bars_svg(methods)),
-        scores=Markup(boxes_svg(methods)),
-        losses=Markup(loss_svg([(m.method, m.history) for m in methods])),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            summary=summary,
+            methods=methods,
+            examples=examples,
+            criteria=criteria or {},
+            # Markup: matplotlib has escaped the text in its own output.
+            bars=Markup(bars_svg(methods)),
+            scores=Markup(boxes_svg(methods)),
+            losses=Markup(loss_svg([(m.method, m.history) for m in methods])),
+        )
     )

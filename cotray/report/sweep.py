@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from scipy.stats import t as student_t
 
 from cotray.config_sweep import Cell, SweepConfig
 from cotray.data.store import RunFolder
-from cotray.report.plots import sweep_svg
+from cotray.report.html import environment
+from cotray.report.plots import boxes_svg, sweep_svg
 from cotray.report.table import interval, number
 
 FIGURES = {
@@ -46,26 +46,52 @@ class Row:
     figures: dict[str, Mean]
 
 
-def write_sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
-    """Write both files into the sweep's folder; returns the table as text."""
+@dataclass(frozen=True)
+class Rated:
+    """The teacher's rationales of one decoding setting; `method` is the first value that was made with it."""
+
+    method: str
+    quality: dict[str, Any] | None
+    selection: dict[str, Any] | None
+
+
+def write_sweep(config: SweepConfig, cells: Sequence[Cell], findings: Sequence[Any]) -> str:
+    """Write both files into the sweep's folder; returns the tables as text.
+
+    `findings` are those of cotray.stages.claims, one per claim.
+    """
     rows = [_row(cell) for cell in cells]
+    rated = _rated(cells)
     root = RunFolder(config.run_dir)
-    summary = {"seeds": list(config.seeds), "base": config.base, "rows": [asdict(row) for row in rows]}
+    summary = {
+        "seeds": list(config.seeds),
+        "base": config.base,
+        "rows": [asdict(row) for row in rows],
+        "rationales": [asdict(one) for one in rated],
+        "claims": [asdict(one) | {"claim": one.claim.model_dump()} for one in findings],
+    }
     root.write_bytes("sweep.json", json.dumps(summary, indent=1).encode())
-    environment = Environment(
-        loader=PackageLoader("cotray.report", "."), autoescape=True, undefined=StrictUndefined
-    )
-    page = environment.get_template("sweep.html.j2").render(
-        title=f"cotray {root.root.rpartition('/')[2]}",
-        rows=rows,
-        seeds=config.seeds,
-        figures=FIGURES,
-        plot=Markup(sweep_svg(rows)),
-        number=number,
-        interval=interval,
+    page = (
+        environment()
+        .get_template("sweep.html.j2")
+        .render(
+            title=f"cotray {root.root.rpartition('/')[2]}",
+            rows=rows,
+            seeds=config.seeds,
+            figures=FIGURES,
+            rated=rated,
+            findings=findings,
+            plot=Markup(sweep_svg(rows)),
+            scores=Markup(boxes_svg(rated)),
+        )
     )
     root.write_bytes("sweep.html", page.encode())
-    return f"{text_table(rows, len(config.seeds))}\n\nreport: {root.uri('sweep.html')}"
+    texts = [
+        text_table(rows, len(config.seeds)),
+        *map(_claim_line, findings),
+        f"report: {root.uri('sweep.html')}",
+    ]
+    return "\n".join([texts[0], "", *texts[1:]])
 
 
 def mean_over_seeds(values: Sequence[float | None]) -> Mean:
@@ -92,6 +118,27 @@ def text_table(rows: Sequence[Row], num_seeds: int) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (header, *lines)
     )
+
+
+def _claim_line(one: Any) -> str:
+    seen = f"{number(one.difference.value)} {interval(one.difference.ci95)}"
+    return f"{one.verdict}: {one.claim.text} ({one.claim.figure}, {seen})"
+
+
+def _rated(cells: Sequence[Cell]) -> list[Rated]:
+    """Cells with the same scores, because they share the teacher's rationales, are one."""
+    rated: dict[str, Rated] = {}
+    for cell in cells:
+        folder = RunFolder(cell.configs[0].run_dir)
+        assessments, rationales = folder.manifest("assessments"), folder.manifest("rationales")
+        student = folder.manifest("student")
+        if not assessments or not rationales or assessments.input != rationales.fingerprint:
+            continue
+        quality = {key: value for key, value in assessments.metrics.items() if key != "last_run"}
+        selection = student.metrics.get("selection") if student else None
+        one = Rated(f"{cell.key}={cell.value}", quality, selection)
+        rated.setdefault(json.dumps([quality, selection], sort_keys=True), one)
+    return list(rated.values())
 
 
 def _row(cell: Cell) -> Row:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cotray.config_sweep import Cell, SweepConfig, runs
 from cotray.errors import CotrayError, StageError
 from cotray.report.sweep import write_sweep
+from cotray.stages.claims import findings
 from cotray.stages.cluster import cluster
 from cotray.stages.run import run_stages
 
@@ -30,7 +31,7 @@ def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
                 run_stages(one, reuse_from=earlier, label=label)
             except CotrayError as error:
                 failed[one.run_dir] = error
-    table = write_sweep(config, cells)
+    table = write_sweep(config, cells, findings(config.claims, cells))
     if failed:
         causes = "; ".join(f"{run_dir}: {error}" for run_dir, error in failed.items())
         raise StageError(f"{len(failed)} of {len(configs)} runs failed ({causes})\n{table}")
