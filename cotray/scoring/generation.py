@@ -1,10 +1,14 @@
-"""Greedy text generation in batches, for both kinds of model."""
+"""Text generation in batches, for both kinds of model: greedy, or with a choice of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor
 
 
 def generate_texts(
@@ -27,13 +31,14 @@ def generate_ids(
     forced: str,
     max_new_tokens: int,
     on_step: Callable[[list[int]], None] | None = None,
+    choice: LogitsProcessor | None = None,
 ) -> list[list[int]]:
     """As `generate_texts`, in token ids, each with its end of sequence if it has one.
 
-    `on_step` hears every step's token of each source while they are made; after a source's end they are
+    `choice` changes every step's logits, of which the largest is then taken. `on_step` hears every step's token of each source while they are made; after a source's end they are
     padding.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     greedy = GenerationConfig(
         do_sample=False,
@@ -55,7 +60,12 @@ def generate_ids(
         num_forced = inputs["input_ids"].shape[1]
     inputs.pop("token_type_ids", None)
     streamer = _Steps(on_step) if on_step is not None else None
-    output = model.generate(**inputs.to(model.device), generation_config=greedy, streamer=streamer)
+    output = model.generate(
+        **inputs.to(model.device),
+        generation_config=greedy,
+        streamer=streamer,
+        logits_processor=LogitsProcessorList([choice] if choice else []),
+    )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
 
 
