@@ -35,8 +35,8 @@ def generate_ids(
 ) -> list[list[int]]:
     """As `generate_texts`, in token ids, each with its end of sequence if it has one.
 
-    `choice` changes every step's logits, of which the largest is then taken. `on_step` hears every step's token of each source while they are made; after a source's end they are
-    padding.
+    `choice` changes every step's logits, of which the largest is then taken. `on_step` hears every step's
+    token of each source while they are made; after a source's end they are padding.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
