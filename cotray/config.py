@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from cotray.config_assessing import AssessingConfig
+from cotray.config_assessing import MEASURE_OF, AssessingConfig
+from cotray.config_conseq import ConSeqConfig
 from cotray.config_serving import ServingConfig
 from cotray.config_types import Config, Dtype, Fraction, ModelName, PoolConfig
 from cotray.configfile import describe, read_tree
@@ -159,6 +160,8 @@ class TrainingConfig(Config):
 
 class StudentConfig(ModelConfig):
     training: TrainingConfig = TrainingConfig()
+    conseq: ConSeqConfig | None = None
+    """A second phase after this training, with its other settings (METHOD 5.6); null leaves it out."""
 
 
 class SimulatorConfig(ModelConfig):
@@ -227,6 +230,18 @@ class RunConfig(Config):
     serving: ServingConfig = ServingConfig()
     ray: RayConfig = RayConfig()
     storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _measures_what_conseq_ranks_by(self) -> Self:
+        conseq = self.student.conseq
+        if conseq and (measure := MEASURE_OF[conseq.score]) not in self.assessing.measures:
+            raise ValueError(
+                f"student.conseq ranks by {conseq.score}: add {measure} to assessing.measures, "
+                "or choose another student.conseq.score"
+            )
+        if conseq and "train" not in self.assessing.splits:
+            raise ValueError("student.conseq ranks the rationales of train: add train to assessing.splits")
+        return self
 
     @property
     def decoding_method(self) -> str:

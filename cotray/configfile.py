@@ -7,7 +7,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -90,6 +91,8 @@ def describe(problem: Any, model: type[BaseModel]) -> str:
         )
         return f"unknown key '{name}'; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
+    if not keys:
+        return message  # about several sections, which it names
     shown = repr(problem["input"])
     return f"{name}: {message} (got {shown if len(shown) < 60 else shown[:57] + '...'})"
 
@@ -97,7 +100,9 @@ def describe(problem: Any, model: type[BaseModel]) -> str:
 def _field_names(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
     for key in keys:
         annotation = model.model_fields[key].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        sections = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+        if not sections:
             return []
-        model = annotation
+        model = sections[0]
     return list(model.model_fields)

@@ -46,6 +46,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path):
         ("teacher.decoding.wieght=1", "teacher.decoding.weight"),
         ("student.training.learningrate=1", "student.training.learning_rate"),
         ("teacher.replicas.mx=1", "teacher.replicas.max"),
+        ("student.conseq.shares=1", "student.conseq.share"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(tmp_path, override, near):
@@ -74,6 +75,8 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path):
         ("simulator.input_dropout=0.9", "explanation_dropout + input_dropout must not exceed 1"),
         ("storage.endpoint_url=localhost:9000", "storage.endpoint_url: String should match pattern"),
         ("data=sample", "data: "),
+        ("student.conseq.share=0", "student.conseq.share: Input should be greater than 0"),
+        ("student.conseq.score=sim_x", "student.conseq.score: Input should be 'num_words'"),
     ],
 )
 def test_a_bad_value_names_key_and_value(tmp_path, override, expected):
@@ -83,6 +86,26 @@ def test_a_bad_value_names_key_and_value(tmp_path, override, expected):
 def test_fractions_must_leave_rows_to_train_on(tmp_path):
     message = error_of(tmp_path, "", "data.dev_fraction=0.5", "data.test_fraction=0.5")
     assert "dev_fraction + test_fraction must be below 1" in message
+
+
+def test_conseq_is_off_by_default_and_needs_the_measure_that_it_ranks_by(tmp_path):
+    assert RunConfig().student.conseq is None
+    assert error_of(tmp_path, "", "student.conseq={}") == (
+        f"{tmp_path}/config.yaml: student.conseq ranks by grounded: add quals to assessing.measures, "
+        "or choose another student.conseq.score"
+    )
+    assert "add surface" in error_of(
+        tmp_path, "", "student.conseq.score=copy_rate", "assessing.measures=[quals]"
+    )
+    conseq = load(tmp_path, "", "student.conseq.share=0.5", "assessing.measures=[quals]").student.conseq
+    assert conseq is not None and conseq.model_dump() == {
+        "score": "grounded",
+        "share": 0.5,
+        "num_samples": 6,
+        "top_k": 50,
+        "epochs": 2,
+        "learning_rate": 3e-6,
+    }
 
 
 def test_several_problems_are_told_at_once(tmp_path):

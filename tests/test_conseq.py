@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from test_training_loop import CONFIG
 from test_training_loss import logits_with_logprob
 
 from cotray.models import load_model, load_tokenizer
-from cotray.records import TrainExample
+from cotray.prompts.student import Tags, student_example
+from cotray.records import Assessment, Kind, TrainExample
 from cotray.sequences import IGNORED, collate, encode
 from cotray.training.batches import Batches, StudentBatches
-from cotray.training.conseq import ConSeqBatches, Contrast, rationale_only, select
+from cotray.training.conseq import ConSeqBatches, Contrast, pair_up, rationale_only, select
 from cotray.training.loop import train
 from cotray.training.loss import batch_loss_sum, loss_weights, token_loss_sum, unlikelihood_sum
 
@@ -77,6 +79,43 @@ def test_a_share_that_ends_in_a_half_is_rounded_to_even(count, expected):
     assert round(0.3 * count) == expected
 
 
+def test_a_question_without_a_score_is_never_chosen_but_counts_as_one():
+    """Half of four is two, though one question alone has scores on both sides."""
+    some, none = {"a": 1.0, "b": None, "c": None, "d": 2.0}, {"a": -1.0, "b": -3.0, "c": None, "d": None}
+    assert select(some, none, share=0.5) == {"a"}
+    assert select(some, none, share=1) == {"a"}
+
+
+def assessed(id_: str, text: str, grounded: float | None, sample: int = 0) -> Assessment:
+    row = Assessment(id_, "yes_no", "Is it?", ("yes", "no"), "yes", target_answer="yes")
+    return replace(row, rationale=text, grounded=grounded, sample=sample)
+
+
+def test_of_each_question_the_best_rationale_stands_beside_the_worst_sample():
+    rationales = [
+        assessed("a", "good", -0.2, 0),
+        assessed("a", "better", -0.1, 1),
+        assessed("b", "no question to ask", None),
+        assessed("c", "fair", -0.3),
+        assessed("d", "without samples", -0.1),
+    ]
+    samples = [
+        assessed("a", "wrong", -2.0, 0),
+        assessed("a", "worse", -3.0, 1),
+        assessed("a", " ", -9.0, 2),
+        assessed("b", "odd", -4.0),
+        assessed("c", "fair", -5.0, 0),
+        assessed("c", "unclear", None, 1),
+    ]
+    pairs = pair_up(rationales, samples, score="grounded", share=1)
+    assert (pairs.num_questions, pairs.num_scored) == (3, 1)
+    assert [(pair.chosen.rationale, pair.rejected.rationale) for pair in pairs.selected] == [
+        ("better", "worse")
+    ]
+    backwards = pair_up(rationales[::-1], samples[::-1], score="grounded", share=1)
+    assert backwards == pairs
+
+
 def example(text: str, number: int = 0) -> TrainExample:
     return TrainExample(f"q{number}", "factual", f"Is {number} even?\n", f"{text} So the answer is yes")
 
@@ -87,6 +126,19 @@ def test_only_the_rationale_has_a_loss():
     learned = [t for t, s in zip(encoded.target, encoded.is_supervised, strict=True) if s]
     assert str(tokenizer.decode(learned)).strip() == "because it is"
     assert str(tokenizer.decode(list(encoded.target[:-1]))).strip() == "because it is So the answer is yes"
+
+
+@pytest.mark.parametrize("is_encoder_decoder", [False, True])
+@pytest.mark.parametrize("kind", ["factual", "counterfactual"])
+@pytest.mark.parametrize("tags", ["on", "off"])
+def test_the_tag_that_an_encoder_decoder_repeats_is_no_part_of_the_rationale(
+    kind: Kind, tags: Tags, is_encoder_decoder: bool
+):
+    """It is forced when the student writes: unlearning it would take it from the chosen rationales too."""
+    row = replace(assessed("a", " He said So the answer is 4. ", None), kind=kind)
+    whole = student_example(row, tags=tags, seed=0, is_encoder_decoder=is_encoder_decoder)
+    part = rationale_only(whole)
+    assert part.target[part.supervise_from : part.supervise_to] == "He said So the answer is 4."
 
 
 def logprob(model, tokenizer, text: str) -> float:

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from cotray.draws import uniforms
 from cotray.teacher.contrastive import (
     Decoding,
     StopTokens,
     choose_tokens,
     contrastive_scores,
     token_logprobs,
-    uniforms,
 )
 
 

@@ -6,6 +6,7 @@ target  "{rationale} So the answer is {answer}"            encoder-decoders repe
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -107,6 +108,12 @@ def student_example(rationale: Rationale, *, tags: Tags, seed: int, is_encoder_d
         target=f"{prefix} {rationale.target_answer}",
         supervise_from=len(prefix) if rationale.kind == "counterfactual" else 0,
     )
+
+
+def rationale_span(example: TrainExample) -> tuple[int, int]:
+    """Where in the target the rationale is: after the tag of encoder-decoders, before the answer phrase."""
+    tag = re.match(r"\[(?:counter)?factual\] ", example.target)
+    return tag.end() if tag else 0, example.target.rindex(ANSWER_PHRASE)
 
 
 def parse_student(text: str, *, tag: str) -> tuple[str, str]:

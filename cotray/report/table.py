@@ -55,3 +55,17 @@ def quality_lines(metrics: dict[str, Any]) -> str:
         gain, bounds = simulation["sim_gain"], simulation["sim_gain_ci95"]
         lines.append(f"{'sim_gain':<14}{number(gain)} {interval(bounds)}")
     return "\n".join(lines)
+
+
+def conseq_lines(figures: dict[str, Any]) -> str:
+    """What the second phase of `train` did: how many questions, and what became likelier and unlikelier."""
+    lines = [
+        f"{'ConSeq':<14}{figures['selected']:,} of {figures['questions']:,} training questions, "
+        f"{figures['scored']:,} with scores on both sides"
+    ]
+    for side, name in (("chosen", "teacher's best"), ("rejected", "own worst")):
+        means = figures["logprob"][side]
+        lines.append(
+            f"{name:<14} {means['before']:.4f} -> {means['after']:.4f} mean log p per rationale token"
+        )
+    return "\n".join(lines)

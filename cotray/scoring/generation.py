@@ -1,10 +1,14 @@
-"""Greedy text generation in batches, for both kinds of model."""
+"""Text generation in batches, for both kinds of model: greedy, or with a choice of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessor
 
 
 def generate_texts(
@@ -28,15 +32,15 @@ def generate_ids(
     max_new_tokens: int,
     ends_with_line: bool = False,
     on_step: Callable[[list[int]], None] | None = None,
+    choice: LogitsProcessor | None = None,
 ) -> list[list[int]]:
     """As `generate_texts`, in token ids, each with its end of sequence if it has one.
 
-    `ends_with_line` stops a source's generation at its first line break too, which is kept.
-
-    `on_step` hears every step's token of each source while they are made; after a source's end they are
-    padding.
+    `ends_with_line` stops a source's generation at its first line break too, which is kept. `choice` changes
+    every step's logits, of which the largest is then taken. `on_step` hears every step's token of each source
+    while they are made; after a source's end they are padding.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     greedy = GenerationConfig(
         do_sample=False,
@@ -60,7 +64,11 @@ def generate_ids(
     inputs.pop("token_type_ids", None)
     streamer = _Steps(on_step) if on_step is not None else None
     output = model.generate(
-        **inputs.to(model.device), generation_config=greedy, tokenizer=tokenizer, streamer=streamer
+        **inputs.to(model.device),
+        generation_config=greedy,
+        tokenizer=tokenizer,
+        streamer=streamer,
+        logits_processor=LogitsProcessorList([choice] if choice else []),
     )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
 

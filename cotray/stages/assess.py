@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,9 @@ from cotray.scoring.quality import quality
 from cotray.stages.pool import run_pool
 from cotray.stages.replica import PoolStage, Process
 from cotray.stages.sorted_batches import in_sorted_batches
+
+if TYPE_CHECKING:
+    from cotray.scoring.assessor import Assessor
 
 ROWS_PER_CALL = 64
 """Given to a replica at a time, which sorts them by length and cuts them into assessing.batch_size."""
@@ -39,7 +42,7 @@ def assess(
         raise ConfigError("assessing.measures is empty: name what to add, such as [surface, quals]")
     folder = RunFolder(config.run_dir)
     rationales = folder.require("rationales", "generate")
-    settings = _settings(config)
+    settings = settings_of(config)
     state = folder.begin("assessments", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("assessments", "assess")
@@ -76,7 +79,7 @@ def current_assessments(config: RunConfig, folder: RunFolder) -> Manifest:
     Raises DataError or StageError, naming the verb to run, where there is none.
     """
     rationales = folder.require("rationales", "generate")
-    manifest = folder.require("assessments", "assess", settings=_settings(config))
+    manifest = folder.require("assessments", "assess", settings=settings_of(config))
     if manifest.input != rationales.fingerprint:
         raise StageError(
             f"{folder.uri('assessments')} is of other rationales; run `python -m "
@@ -85,7 +88,7 @@ def current_assessments(config: RunConfig, folder: RunFolder) -> Manifest:
     return manifest
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def settings_of(config: RunConfig) -> dict[str, Any]:
     """What scores depend on."""
     settings = config.assessing.model_dump(exclude=POOL | {"rules", "batch_size", "splits"})
     if set(config.assessing.splits) != set(get_args(Split)):
@@ -94,12 +97,17 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return settings | {"prompts": prompts, "seed": config.seed}
 
 
-def _load(config: RunConfig) -> Process:
+def load_assessor(config: RunConfig) -> Assessor:
+    """The judge of this run, with its models."""
     from cotray.scoring.assessor import Assessor, OtherFacts
 
     other_facts = OtherFacts(_some_questions(RunFolder(config.run_dir)), seed=config.seed)
-    assessor = Assessor(config.assessing, other_facts=other_facts)
-    return partial(in_sorted_batches, assessor.assess, config.assessing.batch_size, "rationale")
+    return Assessor(config.assessing, other_facts=other_facts)
+
+
+def _load(config: RunConfig) -> Process:
+    assess_rows = load_assessor(config).assess
+    return partial(in_sorted_batches, assess_rows, config.assessing.batch_size, "rationale")
 
 
 def _some_questions(folder: RunFolder) -> Sequence[TeacherRequest]:

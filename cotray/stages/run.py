@@ -54,7 +54,11 @@ def assess_verb(config: RunConfig, overwrite: bool) -> str:
 
 
 def train_verb(config: RunConfig, overwrite: bool) -> str:
-    return _single(config, train, overwrite)
+    from cotray.report.table import conseq_lines
+
+    summary = _single(config, train, overwrite)
+    figures = RunFolder(config.run_dir).require("student", "train").metrics.get("conseq")
+    return f"{summary}\n{conseq_lines(figures)}" if figures else summary
 
 
 def score_verb(config: RunConfig, overwrite: bool) -> str:

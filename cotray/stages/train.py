@@ -1,61 +1,91 @@
-"""train: rationales/ -> student/, in Hugging Face format."""
+"""train: rationales/ -> student/, in Hugging Face format.
+
+With `student.conseq` in three steps: rationales/ -> mle_student/ -> samples/ -> student/ (see conseq.py).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from cotray.config import ModelConfig, RunConfig
-from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.config import RunConfig
+from cotray.data.store import Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.few_shot import FewShotPrompt
-from cotray.prompts.student import student_example
 from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.assess import current_assessments
+from cotray.stages.conseq import draw_samples, second_input, second_phase
+from cotray.stages.examples import Renderer, too_long_letters, weight_lookup
 from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
 from cotray.training.selection import describe_selection, select
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
-    """Run the stage, or return its manifest if it is done."""
+    """Run the stage, or what of its steps is not done; returns the manifest of student/."""
     folder = RunFolder(config.run_dir)
     if config.method == "few-shot":
         return _take_teacher(config, folder, overwrite=overwrite)
-    assessing = config.assessing
     source = (
-        current_assessments(config, folder) if assessing.rules else folder.require("rationales", "generate")
+        current_assessments(config, folder)
+        if config.assessing.rules
+        else folder.require("rationales", "generate")
     )
-    settings = config.student.model_dump(exclude={"training": PLACEMENT}) | {
+    settings = _settings(config)
+    conseq = config.student.conseq
+    if conseq is None:
+        return _learn(config, folder, "student", settings, source, overwrite=overwrite, label=label)
+    # The last step is asked first, so that a configuration is refused before hours of training.
+    settings_2 = settings | {"conseq": conseq.model_dump()}
+    first = Manifest("mle_student", settings, source.fingerprint, 0, 0, 0)
+    input_2 = second_input(config, folder, first)
+    if folder.begin("student", settings=settings_2, input=input_2, overwrite=overwrite) == "done":
+        return folder.require("student", "train")
+    first = _learn(
+        config, folder, first.stage, settings, source, overwrite=overwrite, label=f"{label}: first phase"
+    )
+    draw_samples(config, folder, first, overwrite=overwrite, label=f"{label}: samples")
+    return second_phase(config, folder, settings_2, input_2, label=f"{label}: ConSeq")
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What the first phase's weights depend on."""
+    settings = config.student.model_dump(exclude={"training": PLACEMENT, "conseq": True}) | {
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
     }
-    if assessing.rules:
-        settings["rules"] = [rule.model_dump() for rule in assessing.rules]
-    state = folder.begin("student", settings=settings, input=source.fingerprint, overwrite=overwrite)
+    if config.assessing.rules:
+        settings["rules"] = [rule.model_dump() for rule in config.assessing.rules]
+    return settings
+
+
+def _learn(
+    config: RunConfig,
+    folder: RunFolder,
+    stage: str,
+    settings: dict[str, Any],
+    source: Manifest,
+    *,
+    overwrite: bool,
+    label: str,
+) -> Manifest:
+    """Train on the rationales of `source`, and leave the student in the folder `stage`."""
+    state = folder.begin(stage, settings=settings, input=source.fingerprint, overwrite=overwrite)
     if state == "done":
-        return folder.require("student", "train")
+        return folder.require(stage, "train")
+    rules = config.assessing.rules
     rows = list(folder.read_records(source.stage, Assessment))
-    selection = select(rows, assessing.rules) if assessing.rules else None
+    selection = select(rows, rules) if rules else None
     weights = selection.weights if selection else None
     report = training_progress(
         lambda on_metrics: train_student(
-            rows, config, folder.uri("student"), weights=weights, on_metrics=on_metrics
+            rows, config, folder.uri(stage), weights=weights, on_metrics=on_metrics
         ),
         label,
     )
-    folder.write_dead_letters(
-        "student",
-        [
-            DeadLetter("student", e.id, f"longer than training.max_length ({e.kind})", e.source + e.target)
-            for e in report.too_long
-        ],
-    )
+    folder.write_dead_letters(stage, too_long_letters(stage, report.too_long))
     folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.fit.history)
     counts = {
         "factual": report.num_factual,
@@ -64,7 +94,7 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     }
     return folder.finish(
         Manifest(
-            stage="student",
+            stage=stage,
             settings=settings,
             input=source.fingerprint,
             num_in=len(rows),
@@ -73,7 +103,7 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
             metrics=counts
             | {"skipped": report.num_skipped}
             | asdict(report.fit)
-            | ({"selection": describe_selection(rows, assessing.rules, selection)} if selection else {}),
+            | ({"selection": describe_selection(rows, rules, selection)} if selection else {}),
         )
     )
 
@@ -114,67 +144,30 @@ def train_student(
 
     `weights`: what each rationale's loss is multiplied by, those with 0 left out; None = all 1.
     """
-    from cotray.training.batches import StudentBatches, split_by_length
+    from cotray.training.batches import StudentBatches
 
-    student, training, alpha = config.student, config.student.training, config.counterfactual_weight
+    training, alpha = config.student.training, config.counterfactual_weight
     seed = training.seed_or(config.seed)
-    tokenizer, is_encoder_decoder = load_tokenizer_of(student)
     usable = [row for row in rationales if not row.error]
-    weight_of = dict(zip(map(_key, rationales), weights or [1.0] * len(rationales), strict=True))
-    wanted = {("train", "factual"), ("dev", "factual"), *([("train", "counterfactual")] if alpha > 0 else [])}
-    examples: dict[str, list[TrainExample]] = {"train": [], "dev": []}
-    too_long: list[TrainExample] = []
-    for split, rows in examples.items():
-        rendered = [
-            replace(
-                student_example(row, tags=training.tags, seed=seed, is_encoder_decoder=is_encoder_decoder),
-                weight=weight_of[_key(row)],
-            )
-            for row in usable
-            if row.split == split and (split, row.kind) in wanted and weight_of[_key(row)] > 0
-        ]
-        kept, dropped = split_by_length(
-            rendered, tokenizer, is_encoder_decoder=is_encoder_decoder, max_length=training.max_length
-        )
-        rows.extend(kept)
-        too_long.extend(dropped)
-    num_factual = sum(example.kind == "factual" for example in examples["train"])
+    kinds = {"factual", *(["counterfactual"] if alpha > 0 else [])}
+    render, weight_of = Renderer(config), weight_lookup(rationales, weights)
+    train = render([row for row in usable if row.split == "train" and row.kind in kinds], weight_of)
+    dev = render([row for row in usable if row.split == "dev" and row.kind == "factual"], weight_of)
+    num_factual = sum(example.kind == "factual" for example in train)
     if not num_factual:
         raise DataError(
             f"{output_dir}: no factual rationale to train on ({len(rationales)} read, "
-            f"{len(rationales) - len(usable)} failed, {len(too_long)} longer than training.max_length)"
+            f"{len(rationales) - len(usable)} failed, {len(render.too_long)} longer than training.max_length)"
         )
-    batches = StudentBatches(examples["train"], batch_size=training.batch_size, alpha=alpha, seed=seed)
+    batches = StudentBatches(train, batch_size=training.batch_size, alpha=alpha, seed=seed)
     report = fit(
-        batches,
-        examples["dev"],
-        student,
-        training,
-        output_dir,
-        alpha=alpha,
-        seed=seed,
-        on_metrics=on_metrics,
+        batches, dev, config.student, training, output_dir, alpha=alpha, seed=seed, on_metrics=on_metrics
     )
     return StudentReport(
         fit=report,
         num_factual=num_factual,
-        num_counterfactual=len(examples["train"]) - num_factual,
-        num_dev=len(examples["dev"]),
+        num_counterfactual=len(train) - num_factual,
+        num_dev=len(dev),
         num_skipped=len(rationales) - len(usable),
-        too_long=tuple(too_long),
+        too_long=tuple(render.too_long),
     )
-
-
-def _key(row: Rationale) -> tuple[str, str, int]:
-    return row.kind, row.id, row.sample
-
-
-def load_tokenizer_of(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, bool]:
-    """The model's tokenizer, and whether it is an encoder-decoder; loads no weights."""
-    from transformers import AutoConfig
-
-    from cotray.models import load_tokenizer, model_path
-
-    tokenizer = load_tokenizer(model.model, revision=model.revision)
-    config = AutoConfig.from_pretrained(model_path(model.model), revision=model.revision)
-    return tokenizer, bool(config.is_encoder_decoder)

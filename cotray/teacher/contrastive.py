@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from cotray.draws import draw
+
 StopReason = Literal["", "greedy_stop", "contrast_stop", "eos", "length"]
 
 
@@ -86,30 +88,7 @@ def choose_tokens(
             weight=weight,
             plausibility=decoding.plausibility,
         )
-    return scores_BV.argmax(-1) if uniform_B is None else _draw(scores_BV, uniform_B), greedy_B
-
-
-def _draw(scores_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
-    """One token per row from softmax(scores). In float64, since a float32 sum over a vocabulary drifts."""
-    cdf_BV = scores_BV.double().softmax(-1).cumsum(-1)
-    total_B1 = cdf_BV[:, -1:]
-    drawn_B1 = torch.searchsorted(cdf_BV, uniform_B.to(cdf_BV)[:, None] * total_B1, right=True)
-    last_possible_B = (cdf_BV < total_B1).sum(-1)  # rounding must not lead past it
-    return torch.minimum(drawn_B1.squeeze(-1), last_possible_B)
-
-
-def uniforms(seed_B: torch.Tensor, step_B: torch.Tensor) -> torch.Tensor:
-    """One number in [0, 1) per row from its seed (int64) and step: the splitmix64 generator, so that a
-    row's draws depend on nothing else, on every device."""
-
-    def mixed(x: torch.Tensor, shift: int) -> torch.Tensor:
-        return x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))
-
-    x = seed_B + (step_B + 1) * -7046029254386353131
-    x = mixed(x, 30) * -4658895280553007687
-    x = mixed(x, 27) * -7723592293110705685
-    x = mixed(x, 31)
-    return ((x >> 11) & ((1 << 53) - 1)).double() / 2**53
+    return scores_BV.argmax(-1) if uniform_B is None else draw(scores_BV, uniform_B), greedy_B
 
 
 @dataclass(frozen=True)

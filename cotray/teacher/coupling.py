@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cotray.teacher.contrastive import Decoding, choose_tokens, token_logprobs, uniforms
+from cotray.draws import uniforms
+from cotray.teacher.contrastive import Decoding, choose_tokens, token_logprobs
 
 _FORCED = 1e30
 

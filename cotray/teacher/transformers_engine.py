@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import torch
 
 from cotray.config import TeacherConfig
+from cotray.draws import uniforms
 from cotray.errors import ConfigError
 from cotray.models import load_for_inference
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
-from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs, uniforms
+from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs
 from cotray.teacher.rationale import (
     Decoded,
     RationaleWriter,

@@ -6,11 +6,14 @@ scores among the lowest, the one becomes likelier and the other unlikelier, on t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from cotray.prompts.student import ANSWER_PHRASE
-from cotray.records import Kind, TrainExample
+from cotray.config_assessing import Score
+from cotray.prompts.student import rationale_span
+from cotray.records import Assessment, Kind, TrainExample
 from cotray.training.batches import StepExamples, Stream, place
 
 
@@ -20,18 +23,70 @@ def select(
     """Ids of the questions to learn from.
 
     `best` has the score of each question's rationale to be learned, `worst` that of the student's lowest
-    sample; None, the score of text without anything to ask about, ranks as the lowest rationale and as the
-    highest sample, so that neither is chosen for it. `share` of either list is taken, then those in both.
-    Halves round to even, as in the published code.
+    sample; None, the score of text without anything to ask about, is never chosen, but counts as a question.
+    `share` of either list is taken, then those in both. Halves round to even, as in the published code.
     """
-    highest = sorted((name for name in best), key=lambda name: (best[name] is None, -(best[name] or 0), name))
-    lowest = sorted((name for name in worst), key=lambda name: (worst[name] is None, worst[name] or 0, name))
-    return set(highest[: round(share * len(best))]) & set(lowest[: round(share * len(worst))])
+    highest = sorted((-score, name) for name, score in best.items() if score is not None)
+    lowest = sorted((score, name) for name, score in worst.items() if score is not None)
+    num_highest, num_lowest = round(share * len(best)), round(share * len(worst))
+    return {name for _, name in highest[:num_highest]} & {name for _, name in lowest[:num_lowest]}
+
+
+class Pair(NamedTuple):
+    """A teacher's rationale and a student's sample for the same question."""
+
+    chosen: Assessment
+    rejected: Assessment
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """`num_scored` of `num_questions` have a score on both sides; `selected` is in the order of the ids."""
+
+    num_questions: int
+    num_scored: int
+    selected: tuple[Pair, ...]
+
+
+def pair_up(
+    rationales: Sequence[Assessment], samples: Sequence[Assessment], *, score: Score, share: float
+) -> Pairs:
+    """The best of each question's rationales beside the worst of its samples, of the questions selected.
+
+    Samples without a word have nothing to unlearn, and a sample that is the rationale itself would be learned
+    and unlearned at once: neither is ever the worst one.
+    """
+    ranked = _by_question(rationales, score)
+    best = {id_: max(rows, key=lambda row: (row[0], -row[1].sample)) for id_, rows in ranked.items()}
+    drawn = _by_question([row for row in samples if row.rationale.strip()], score)
+    worst = {
+        id_: min(others, key=lambda row: (row[0], row[1].sample))
+        for id_, rows in drawn.items()
+        if (others := [row for row in rows if id_ not in best or row[1].rationale != best[id_][1].rationale])
+    }
+    ids = {row.id for row in rationales} & {row.id for row in samples}
+    selected = select(
+        {id_: best[id_][0] if id_ in best else None for id_ in ids},
+        {id_: worst[id_][0] if id_ in worst else None for id_ in ids},
+        share=share,
+    )
+    pairs = tuple(Pair(best[id_][1], worst[id_][1]) for id_ in sorted(selected))
+    return Pairs(len(ids), len(ids & best.keys() & worst.keys()), pairs)
+
+
+def _by_question(rows: Sequence[Assessment], score: Score) -> dict[str, list[tuple[float, Assessment]]]:
+    """The rows that have the score, with it."""
+    scored: dict[str, list[tuple[float, Assessment]]] = defaultdict(list)
+    for row in rows:
+        if (value := getattr(row, score)) is not None:
+            scored[row.id].append((float(value), row))
+    return scored
 
 
 def rationale_only(example: TrainExample) -> TrainExample:
     """The same text with a loss on its rationale alone."""
-    return replace(example, supervise_to=example.target.rindex(ANSWER_PHRASE))
+    start, stop = rationale_span(example)
+    return replace(example, supervise_from=start, supervise_to=stop)
 
 
 @dataclass(frozen=True)

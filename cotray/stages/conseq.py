@@ -1,0 +1,250 @@
+"""ConSeq as the steps of `train` after the first phase: the student writes, and unlearns the worst of it.
+
+mle_student/ + requests/ -> samples/, scored; samples/ + assessments/ + mle_student/ -> student/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.config import RunConfig
+from cotray.config_assessing import MEASURE_OF
+from cotray.config_conseq import ConSeqConfig
+from cotray.data.shards import Shards
+from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
+from cotray.errors import DataError
+from cotray.records import Assessment, TeacherRequest, TrainExample
+from cotray.scoring.quality import quality
+from cotray.stages.assess import current_assessments, load_assessor
+from cotray.stages.assess import settings_of as assess_settings
+from cotray.stages.examples import Renderer, too_long_letters, weight_lookup
+from cotray.stages.fit import fit
+from cotray.stages.pool import run_pool
+from cotray.stages.progress import training_progress
+from cotray.stages.replica import PoolStage, Process
+from cotray.stages.sorted_batches import in_sorted_batches
+from cotray.training.selection import describe_selection, select
+
+if TYPE_CHECKING:
+    from cotray.training.conseq import Contrast, Pairs
+
+QUESTIONS_PER_CALL = 16
+"""Given to a replica at a time, which writes num_samples rationales for each and then scores them."""
+
+
+def second_input(config: RunConfig, folder: RunFolder, first: Manifest) -> str:
+    """What the second phase is made of, told before any of it is: `first` needs only settings and input."""
+    settings, source = _samples_of(config, folder, first)
+    return fingerprint(fingerprint(settings, source), current_assessments(config, folder).fingerprint)
+
+
+def draw_samples(
+    config: RunConfig, folder: RunFolder, first: Manifest, *, overwrite: bool, label: str
+) -> Manifest:
+    """Write and score samples of every factual training question, those that are not there yet."""
+    conseq = _section(config)
+    settings, source = _samples_of(config, folder, first)
+    if folder.begin("samples", settings=settings, input=source, overwrite=overwrite) == "done":
+        return folder.require("samples", "train")
+    version = fingerprint(settings, source)
+    shards = Shards(
+        folder.root, "requests", "samples", Assessment, version, _is_factual_train, conseq.num_samples
+    )
+    stage = PoolStage(
+        shards,
+        TeacherRequest,
+        build=partial(_load, config, folder.uri(first.stage)),
+        failed=partial(_failed, config),
+        dead_letter=_dead_letter,
+    )
+    total = shards.num_wanted()
+    counts = run_pool(stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label)
+    rows = [row for row in folder.read_records("samples", Assessment) if not row.error]
+    num_dead = counts["dead_letters"]
+    metrics = quality(rows, seed=config.seed)
+    return folder.finish(Manifest("samples", settings, source, total, len(rows), num_dead, metrics))
+
+
+def second_phase(
+    config: RunConfig, folder: RunFolder, settings: dict[str, Any], source: str, *, label: str
+) -> Manifest:
+    """Train on the selected pairs, from the first phase's weights, into student/.
+
+    Without a dev loss, which says nothing about what is unlearned: the last weights are kept, as published.
+    """
+    from cotray.training.conseq import ConSeqBatches, Contrast
+
+    training, alpha = config.student.training, config.counterfactual_weight
+    seed = training.seed_or(config.seed)
+    rules = config.assessing.rules
+    rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
+    selection = select(rows, rules)
+    weight_of = weight_lookup(rows, selection.weights)
+    learned = [row for row in rows if row.split == "train" and weight_of(row) > 0]
+    pairs = _paired(config, folder, learned)
+
+    render = Renderer(config)
+    chosen = {e.id: e for e in render([pair.chosen for pair in pairs.selected], weight_of)}
+    rejected = {e.id: e for e in render([pair.rejected for pair in pairs.selected], lambda _: 1.0)}
+    others = [row for row in learned if row.kind == "counterfactual" and alpha > 0]
+    counterfactual = render(others, weight_of)
+    ids = sorted(chosen.keys() & rejected.keys())
+    contrasts = [Contrast(id_, "factual", chosen[id_], rejected[id_]) for id_ in ids]
+    if not contrasts:
+        raise DataError(_nothing(config, folder, pairs))
+
+    report = training_progress(
+        lambda on_metrics: fit(
+            ConSeqBatches(contrasts, counterfactual, batch_size=training.batch_size, seed=seed),
+            [],
+            config.student.model_copy(
+                update={"model": folder.uri("mle_student"), "revision": "main", "num_layers": 0}
+            ),
+            training.model_copy(update=_section(config).model_dump(include={"epochs", "learning_rate"})),
+            folder.uri("student"),
+            alpha=alpha,
+            seed=seed,
+            on_metrics=on_metrics,
+        ),
+        label,
+    )
+    folder.write_dead_letters("student", too_long_letters("student", render.too_long))
+    folder.append_metrics({f"conseq/{key}": value for key, value in row.items()} for row in report.history)
+    figures = {"questions": pairs.num_questions, "scored": pairs.num_scored, "selected": len(contrasts)}
+    return folder.finish(
+        Manifest(
+            stage="student",
+            settings=settings,
+            input=source,
+            num_in=len(rows),
+            num_out=len(contrasts) + len(counterfactual),
+            num_dead=len(render.too_long),
+            metrics={"factual": len(contrasts), "counterfactual": len(counterfactual), "dev": 0}
+            | asdict(report)
+            | {"conseq": figures | {"logprob": _logprobs(config, folder, contrasts)}}
+            | ({"selection": describe_selection(rows, rules, selection)} if rules else {}),
+        )
+    )
+
+
+def _section(config: RunConfig) -> ConSeqConfig:
+    assert config.student.conseq is not None
+    return config.student.conseq
+
+
+def _scoring(config: RunConfig) -> RunConfig:
+    """The configuration of an assessor that measures only what samples are ranked by."""
+    update = {"measures": (MEASURE_OF[_section(config).score],), "rules": ()}
+    return config.model_copy(update={"assessing": config.assessing.model_copy(update=update)})
+
+
+def _samples_of(config: RunConfig, folder: RunFolder, first: Manifest) -> tuple[dict[str, Any], str]:
+    """Settings and input of samples/."""
+    settings = {
+        **_section(config).model_dump(include={"num_samples", "top_k"}),
+        "max_new_tokens": config.scoring.max_new_tokens,
+        "seed": config.student.training.seed_or(config.seed),
+        "assessing": assess_settings(_scoring(config)),
+    }
+    return settings, fingerprint(first.fingerprint, folder.require("requests", "prepare").fingerprint)
+
+
+def _is_factual_train(table: pa.Table) -> Any:
+    is_factual, is_train = pc.equal(table["kind"], "factual"), pc.equal(table["split"], "train")  # type: ignore[attr-defined]
+    return pc.and_(is_factual, is_train)  # type: ignore[attr-defined]
+
+
+def _load(config: RunConfig, student: str) -> Process:
+    from cotray.scoring.samples import Sampler, drafts_of
+
+    conseq, training = _section(config), config.student.training
+    sampler = Sampler(
+        student,
+        top_k=conseq.top_k,
+        max_new_tokens=config.scoring.max_new_tokens,
+        tags=training.tags,
+        seed=training.seed_or(config.seed),
+    )
+    assessor = load_assessor(_scoring(config))
+
+    def process(requests: Sequence[TeacherRequest], *, on_finished: Any) -> list[Any]:
+        drafts = drafts_of(requests, num_samples=conseq.num_samples, method=config.method)
+        written = in_sorted_batches(
+            sampler.write, config.scoring.batch_size, "question", drafts, on_finished=lambda _: None
+        )
+        return in_sorted_batches(
+            assessor.assess, config.assessing.batch_size, "rationale", written, on_finished=on_finished
+        )
+
+    return process
+
+
+def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Assessment]:
+    row = request.to_row() | {"method": config.method, "error": error, "attempts": attempts}
+    return [Assessment.from_row(row | {"sample": n}) for n in range(_section(config).num_samples)]
+
+
+def _dead_letter(row: Assessment) -> DeadLetter:
+    return DeadLetter("samples", row.id, row.error, json.dumps(row.to_row()), row.attempts)
+
+
+def _paired(config: RunConfig, folder: RunFolder, learned: Sequence[Assessment]) -> Pairs:
+    from cotray.training.conseq import pair_up
+
+    conseq = _section(config)
+    rationales = [row for row in learned if row.kind == "factual"]
+    samples = [row for row in folder.read_records("samples", Assessment) if not row.error]
+    return pair_up(rationales, samples, score=conseq.score, share=conseq.share)
+
+
+def _nothing(config: RunConfig, folder: RunFolder, pairs: Pairs) -> str:
+    conseq = _section(config)
+    long = f" ({len(pairs.selected)} are, but longer than training.max_length)" if pairs.selected else ""
+    return (
+        f"{folder.uri('student')}: ConSeq has nothing to learn from. {pairs.num_scored} of "
+        f"{pairs.num_questions} training questions have {conseq.score} of both the teacher's rationale and a "
+        f"sample, and none is among the highest {conseq.share:g} of the one and the lowest {conseq.share:g} "
+        f"of the other{long}. Raise student.conseq.share or num_samples, take more "
+        "questions, or rank by a score that needs no facts where questions have none"
+    )
+
+
+def _logprobs(
+    config: RunConfig, folder: RunFolder, contrasts: Sequence[Contrast]
+) -> dict[str, dict[str, float]]:
+    """Mean natural-log probability per rationale token of the chosen and of the rejected texts, under the
+    student of the first phase (before) and of the second (after)."""
+    import ray
+
+    pool = config.assessing.all_pools[0]
+    measure = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, label_selector=pool.label_selector)(
+        _mean_logprobs
+    )
+    models = {"before": folder.uri("mle_student"), "after": folder.uri("student")}
+    sides = {"chosen": [pair.chosen for pair in contrasts], "rejected": [pair.rejected for pair in contrasts]}
+    return ray.get(measure.remote(models, sides, config.student.training.micro_batch_size))
+
+
+def _mean_logprobs(
+    models: Mapping[str, str], sides: Mapping[str, Sequence[TrainExample]], micro_batch_size: int
+) -> dict[str, dict[str, float]]:
+    """Per rationale token, in float32: side -> model -> mean."""
+    from cotray.models import load_for_inference
+    from cotray.training.conseq import rationale_only
+    from cotray.training.step import Collator, evaluate
+
+    means: dict[str, dict[str, float]] = {side: {} for side in sides}
+    for when, name in models.items():
+        model, tokenizer = load_for_inference(name, dtype="float32")
+        collator = Collator(model, tokenizer, micro_batch_size)
+        for side, examples in sides.items():
+            texts = [replace(rationale_only(example), weight=1.0) for example in examples]
+            means[side][when] = -evaluate(model, collator(texts))
+    return means
