@@ -86,6 +86,17 @@ def test_methods_share_their_questions_and_failed_and_training_rows_are_left_out
     assert draw_items(run_folder(tmp_path / "again"), num_rationales=8) == items
 
 
+def test_the_runs_of_a_sweep_are_rated_like_those_of_several_methods(tmp_path: Path) -> None:
+    config = run_folder(tmp_path)
+    expected = draw_items(config, num_rationales=4)
+    root = Path(config.run_dir)
+    for method in METHODS:
+        for seed in (2, 1):
+            shutil.copytree(root / method, root / f"method={method}/seed-{seed}")
+        shutil.rmtree(root / method)
+    assert draw_items(config, num_rationales=4) == expected
+
+
 def test_equal_texts_of_two_methods_are_one_item_that_counts_for_both(tmp_path: Path) -> None:
     config = run_folder(tmp_path)
     greedy = Path(config.for_method("greedy").run_dir) / "rationales/part-0.parquet"

@@ -70,8 +70,7 @@ def _groups(config: RunConfig) -> Iterator[Iterator[Item]]:
     if root.manifest("rationales"):
         runs = [(config, root)]
     else:
-        below = [config.for_method(method) for method in config.methods]
-        runs = [(one, RunFolder(one.run_dir)) for one in below]
+        runs = [(config.for_method(method), _folder_of(root, method)) for method in config.methods]
     seen = set()
     for one, folder in runs:
         if folder.manifest("rationales") and one.decoding_method not in seen:
@@ -79,6 +78,12 @@ def _groups(config: RunConfig) -> Iterator[Iterator[Item]]:
             yield _teacher_items(one, folder)
         if folder.manifest("answers"):
             yield _student_items(one, folder)
+
+
+def _folder_of(root: RunFolder, method: str) -> RunFolder:
+    """Below the folder of a run of several methods, or of a sweep over them: there the first seed's."""
+    seeds = root.subfolders(f"method={method}")
+    return RunFolder(root.uri(f"method={method}/{seeds[0]}" if seeds else method))
 
 
 def _teacher_items(config: RunConfig, folder: RunFolder) -> Iterator[Item]:

@@ -158,6 +158,13 @@ class RunFolder:
             i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
         )
 
+    def subfolders(self, name: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where it is not there."""
+        selector = pafs.FileSelector(self._path(name), allow_not_found=True)
+        with storage_errors(self.uri(name)):
+            infos = self.fs.get_file_info(selector)
+        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
     def delete(self, name: str) -> None:
         """Delete a folder, if it is there."""
         if self.exists(name):

@@ -71,19 +71,17 @@ def write_sweep(config: SweepConfig, cells: Sequence[Cell], findings: Sequence[A
         "claims": [asdict(one) | {"claim": one.claim.model_dump()} for one in findings],
     }
     root.write_bytes("sweep.json", json.dumps(summary, indent=1).encode())
-    page = (
-        environment()
-        .get_template("sweep.html.j2")
-        .render(
-            title=f"cotray {root.root.rpartition('/')[2]}",
-            rows=rows,
-            seeds=config.seeds,
-            figures=FIGURES,
-            rated=rated,
-            findings=findings,
-            plot=Markup(sweep_svg(rows)),
-            scores=Markup(boxes_svg(rated)),
-        )
+    template = environment().get_template("sweep.html.j2")
+    page = template.render(
+        title=f"cotray {root.root.rpartition('/')[2]}",
+        rows=rows,
+        seeds=config.seeds,
+        figures=FIGURES,
+        rated=rated,
+        findings=findings,
+        criteria=json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else {},
+        plot=Markup(sweep_svg(rows)),
+        scores=Markup(boxes_svg(rated)),
     )
     root.write_bytes("sweep.html", page.encode())
     texts = [
