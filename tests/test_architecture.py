@@ -14,6 +14,7 @@ BASE = {
     "config",
     "config_types",
     "config_assessing",
+    "config_pairs",
     "config_serving",
     "config_sweep",
     "configfile",

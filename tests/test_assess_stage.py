@@ -12,15 +12,21 @@ import pytest
 from local_ray import local_ray
 
 from cotray.config import RayConfig, RunConfig, parse_config
+from cotray.config_pairs import load_pairs
 from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import ConfigError, DataError, StageError
+from cotray.prompts.qa_pairs import QuestionAnswer
 from cotray.records import Assessment, Rationale
+from cotray.scoring.qa_model import QAModel
+from cotray.scoring.quals import QualsScorer
 from cotray.stages.assess import assess
 from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
 from cotray.stages.prepare import prepare
 from cotray.stages.run import assess_verb
 from cotray.stages.train import train
+from cotray.stages.train_pairs import is_in_dev
+from jobs.train_pairs import main as train_pairs_job
 
 pytestmark = pytest.mark.ray
 NUM_DRAWS = 2
@@ -158,3 +164,67 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
     manifest.write_text(json.dumps(fields | {"input": "another"}))
     with pytest.raises(StageError, match="of other rationales"):
         train(config)
+
+
+PASSAGES = {
+    "Rain falls from clouds.": [("What falls?", "Rain"), ("Whence?", "clouds")],
+    "Ice is frozen water.": [("What is frozen?", "Ice"), ("What is ice?", "frozen water")],
+    "Bees make honey in June.": [("Who makes honey?", "Bees"), ("When?", "June")],
+    "Rome lies on the Tiber.": [("Which river?", "the Tiber"), ("What town?", "Rome")],
+}
+TRUE = [[QuestionAnswer(*pair) for pair in pairs] for pairs in PASSAGES.values()]
+
+
+def train_on_passages(folder: Path, *overrides: str) -> tuple[Path, list[str]]:
+    """The job on the pairs above and one row that cannot be used; the model's folder and the arguments."""
+    rows = [
+        {"context": passage, "question": question, "answers": {"text": [answer]}}
+        for passage, pairs in PASSAGES.items()
+        for question, answer in [*pairs, *([("Why?", "snow")] if passage.startswith("Rain") else [])]
+    ]
+    (folder / "squad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "pairs.yaml").write_text(
+        "{model: random:llama, training: {learning_rate: 0.005, batch_size: 4, precision: float32, "
+        "num_workers: 1}}"
+    )
+    out = folder / "model"
+    arguments = ["-c", f"{folder}/pairs.yaml", "--data", f"{folder}/squad.jsonl", "--out", str(out)]
+    return out, [*arguments, *overrides]
+
+
+def test_a_model_trained_on_pairs_tells_true_ones_from_swapped_ones_and_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, arguments = train_on_passages(tmp_path, "dev_fraction=0", "training.epochs=60")
+    assert train_pairs_job(arguments) == 0
+    summary = capsys.readouterr().out
+    assert f"{out}: 9 in, 8 out, 1 dead letters" in summary
+    assert "8 pairs to learn, 0 in dev, 120 steps, dev loss none" in summary
+    model = QAModel(str(out), num_demonstrations=0)
+    texts = list(PASSAGES)
+    swapped = [[QuestionAnswer(a.question, b.answer), QuestionAnswer(b.question, a.answer)] for a, b in TRUE]
+    scores = [model.mean_logprobs(texts, pairs) for pairs in (TRUE, swapped)]
+    for true, false in zip(*scores, strict=True):
+        assert min(true) > max(false) + 0.5
+    scorer = QualsScorer(model, num_groups=4, strength=0.5, max_pairs=4, max_new_tokens=48)
+    for written, true in zip(scorer.pairs(texts), TRUE, strict=True):
+        assert set(written) & set(true)
+
+
+def test_the_dev_loss_of_training_is_minus_the_score_of_the_dev_pairs_per_token(tmp_path: Path) -> None:
+    overrides = ["dev_fraction=0.5", "training.epochs=2", "seed=1"]
+    out, arguments = train_on_passages(tmp_path, *overrides)
+    assert train_pairs_job(arguments) == 0
+    manifest = RunFolder(str(out)).require("training", "train_pairs")
+    config = load_pairs(tmp_path / "pairs.yaml", overrides)
+    dev = {p: pairs for p, pairs in zip(PASSAGES, TRUE, strict=True) if is_in_dev(p, config)}
+    assert 0 < len(dev) < 4 and manifest.metrics["dev"] == 2 * len(dev)
+    model = QAModel(str(out), num_demonstrations=0)
+    scores = model.mean_logprobs(list(dev), list(dev.values()))
+    lengths = [[len(model.pair_ids(pair)) for pair in pairs] for pairs in dev.values()]
+    sums = [s * n for row, ns in zip(scores, lengths, strict=True) for s, n in zip(row, ns, strict=True)]
+    assert manifest.metrics["best_dev_loss"] == pytest.approx(-sum(sums) / sum(map(sum, lengths)), rel=1e-4)
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    assert train_pairs_job(arguments) == 0
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert train_pairs_job([*arguments, "seed=7"]) == 1
