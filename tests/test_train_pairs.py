@@ -15,6 +15,7 @@ from cotray.config_pairs import PairsConfig, load_pairs
 from cotray.data.passages import PassagePair, each_pair
 from cotray.data.store import DeadLetter
 from cotray.errors import ConfigError, DataError
+from cotray.models import load_tokenizer
 from cotray.prompts.qa_pairs import QuestionAnswer, pair_example, pair_prompt, pair_target
 from cotray.scoring.qa_model import QAModel
 from cotray.sequences import encode
@@ -145,6 +146,16 @@ def test_what_is_learned_is_token_by_token_what_is_scored(name: str) -> None:
     assert list(encoded.target) == qa.pair_ids(pair)
     assert all(encoded.is_supervised)
     assert qa.tokenizer.decode(list(encoded.target)) == f"{pair_target(pair)}<eos>"
+
+
+def test_a_tokenizer_with_merges_joins_nothing_across_the_end_of_the_prompt() -> None:
+    """A pair is scored as tokens of its own, and learned in one text with its prompt."""
+    tokenizer = load_tokenizer("embedded:smollm2-135m-instruct")
+    prompt, pair = pair_prompt(RAIN, num_demonstrations=0), QuestionAnswer("2 or 3 rains?", 'Rain, "clouds"')
+    encoded = encode(pair_example("a", RAIN, pair), tokenizer, is_encoder_decoder=False)
+    alone = tokenizer(pair_target(pair), add_special_tokens=False).input_ids
+    assert list(encoded.source) == tokenizer(pair_prompt(RAIN, num_demonstrations=0)).input_ids
+    assert list(encoded.target) == [*alone, tokenizer.eos_token_id]
 
 
 def test_a_passage_is_on_one_side_with_all_its_pairs(tmp_path: Path) -> None:
