@@ -151,7 +151,7 @@ def test_what_is_learned_is_token_by_token_what_is_scored(name: str) -> None:
 def test_a_tokenizer_with_merges_joins_nothing_across_the_end_of_the_prompt() -> None:
     """A pair is scored as tokens of its own, and learned in one text with its prompt."""
     tokenizer = load_tokenizer("embedded:smollm2-135m-instruct")
-    prompt, pair = pair_prompt(RAIN, num_demonstrations=0), QuestionAnswer("2 or 3 rains?", 'Rain, "clouds"')
+    pair = QuestionAnswer("2 or 3 rains?", 'Rain, "clouds"')
     encoded = encode(pair_example("a", RAIN, pair), tokenizer, is_encoder_decoder=False)
     alone = tokenizer(pair_target(pair), add_special_tokens=False).input_ids
     assert list(encoded.source) == tokenizer(pair_prompt(RAIN, num_demonstrations=0)).input_ids
