@@ -15,6 +15,7 @@ BASE = {
     "config_types",
     "config_assessing",
     "config_conseq",
+    "config_pairs",
     "config_serving",
     "config_sweep",
     "configfile",

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from assessing import NUM_DRAWS, RULES, assessed_run, config_of, key
 from local_ray import local_ray
 
-from cotray.config import RayConfig, RunConfig, parse_config
+from cotray.config import RayConfig
+from cotray.config_pairs import load_pairs
 from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import ConfigError, DataError, StageError
-from cotray.models import load_model, load_tokenizer
-from cotray.prompts.student import student_source
+from cotray.prompts.qa_pairs import QuestionAnswer
 from cotray.records import Assessment, Rationale
-from cotray.stages import train as train_module
+from cotray.scoring.qa_model import QAModel
+from cotray.scoring.quals import QualsScorer
 from cotray.stages.assess import assess
 from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
 from cotray.stages.prepare import prepare
-from cotray.stages.run import assess_verb, train_verb
+from cotray.stages.run import assess_verb
 from cotray.stages.train import train
+from cotray.stages.train_pairs import is_in_dev
+from jobs.train_pairs import main as train_pairs_job
 
 pytestmark = pytest.mark.ray
-NUM_DRAWS = 2
-SHARE, NUM_SAMPLES = 0.7, 3
-STEPS = ("mle_student", "samples", "student")
-RULES = [{"score": "num_words", "lowest": 0.5}, {"score": "num_words", "highest": 0.25, "weight": 0.5}]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,43 +37,9 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
-def config_of(run_dir: Path, **assessing: Any) -> RunConfig:
-    return parse_config(
-        {
-            "run_dir": str(run_dir),
-            "method": "contrast-wrong+counterfactual",
-            "data": {"limit": 24},
-            "teacher": {"engine": "fake", "num_cpus": 1, "decoding": {"num_samples": NUM_DRAWS}},
-            "assessing": {
-                "measures": ["surface", "quals"],
-                "model": "random:llama",
-                "num_demonstrations": 1,
-                "num_groups": 2,
-                "max_new_tokens": 4,
-                "num_cpus": 1,
-                "replicas": {"max": 2},
-            }
-            | assessing,
-            "student": {
-                "model": "random:qwen2",
-                "training": {"epochs": 1, "num_workers": 1, "max_length": 2048},
-            },
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def assessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("assess") / "run"
-    config = config_of(run_dir)
-    prepare(config)
-    generate(config)
-    assess(config)
-    return run_dir
-
-
-def key(row: Rationale) -> tuple[str, str, int]:
-    return row.kind, row.id, row.sample
+    return assessed_run(tmp_path_factory.mktemp("assess") / "run")
 
 
 def test_every_draw_of_every_request_is_assessed_once_in_the_order_of_the_rationales(assessed: Path) -> None:
@@ -191,196 +153,65 @@ def test_a_split_alone_is_assessed_and_another_run_of_the_same_rationales_takes_
     assert made == [len(rows[0]), 0]
 
 
-def conseq_config(
-    assessed: Path, run_dir: Path, method: str, model: str, num_workers: int, rules: Any = (), **conseq: Any
-) -> RunConfig:
-    """A run with ConSeq, to which the assessed rationales are copied."""
-    for stage in ("requests", "rationales", "assessments"):
-        shutil.copytree(assessed / stage, run_dir / stage, dirs_exist_ok=True)
-    training = {"learning_rate": 3e-3, "epochs": 2, "max_length": 2048, "precision": "float32"}
-    section = {"score": "num_words", "share": SHARE, "num_samples": NUM_SAMPLES, "learning_rate": 3e-3}
-    return parse_config(
-        config_of(run_dir, rules=rules).model_dump()
-        | {"method": method, "scoring": {"max_new_tokens": 24, "batch_size": 8}}
-        | {
-            "student": {
-                "model": model,
-                "training": training | {"num_workers": num_workers},
-                "conseq": section | {"epochs": 6} | conseq,
-            }
-        }
-    )
+PASSAGES = {
+    "Rain falls from clouds.": [("What falls?", "Rain"), ("Whence?", "clouds")],
+    "Ice is frozen water.": [("What is frozen?", "Ice"), ("What is ice?", "frozen water")],
+    "Bees make honey in June.": [("Who makes honey?", "Bees"), ("When?", "June")],
+    "Rome lies on the Tiber.": [("Which river?", "the Tiber"), ("What town?", "Rome")],
+}
+TRUE = [[QuestionAnswer(*pair) for pair in pairs] for pairs in PASSAGES.values()]
 
 
-def llama(run_dir: Path, assessed: Path, **conseq: Any) -> RunConfig:
-    return conseq_config(assessed, run_dir, "contrast-wrong", "random:llama", 2, **conseq)
-
-
-def without_conseq(config: RunConfig) -> RunConfig:
-    return config.model_copy(update={"student": config.student.model_copy(update={"conseq": None})})
-
-
-def stamps(run_dir: Path) -> dict[str, int]:
-    """When each finished step's manifest was written."""
-    paths = {step: run_dir / step / "manifest.json" for step in STEPS}
-    return {step: path.stat().st_mtime_ns for step, path in paths.items() if path.exists()}
-
-
-@pytest.fixture(scope="module")
-def interrupted(
-    assessed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[dict[str, int]]]:
-    """A run that was stopped after each of its steps, and the steps finished then."""
-    run_dir = tmp_path_factory.mktemp("conseq") / "run"
-    config = llama(run_dir, assessed)
-    finished = []
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    for step in ("draw_samples", "second_phase"):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(train_module, step, stop)
-            train(config)
-        finished.append(stamps(run_dir))
-    train(config)
-    return run_dir, [*finished, stamps(run_dir)]
-
-
-def test_conseq_goes_on_after_the_step_that_was_finished_last(interrupted: Any) -> None:
-    _, finished = interrupted
-    assert [tuple(step) for step in finished] == [STEPS[:1], STEPS[:2], STEPS]
-    assert finished[0].items() <= finished[1].items() <= finished[2].items()
-
-
-def test_the_same_command_does_nothing_and_shows_what_was_learned(interrupted: Any, assessed: Path) -> None:
-    run_dir, finished = interrupted
-    shown = train_verb(llama(run_dir, assessed), False)
-    assert stamps(run_dir) == finished[-1]
-    figures = RunFolder(str(run_dir)).require("student", "train").metrics["conseq"]
-    assert f"{figures['selected']} of {figures['questions']} training questions" in shown
-    assert f"{figures['logprob']['rejected']['after']:.4f} mean log p per rationale token" in shown
-
-
-def test_every_factual_training_question_has_its_scored_samples(interrupted: Any) -> None:
-    folder = RunFolder(str(interrupted[0]))
-    rows = list(folder.read_records("samples", Assessment))
-    asked = {row.id for row in folder.read_records("requests", Assessment) if row.split == "train"}
-    assert sorted((row.id, row.sample) for row in rows) == sorted(
-        (id_, sample) for id_ in asked for sample in range(NUM_SAMPLES)
-    )
-    assert {(row.kind, row.split, row.error) for row in rows} == {("factual", "train", "")}
-    assert [row.num_words for row in rows] == [len(re.findall(r"\w+", row.rationale)) for row in rows]
-    assert len({row.rationale for row in rows}) > len(rows) // 2
-    manifest = folder.require("samples", "train")
-    assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (len(asked), len(rows), 0)
-
-
-def chosen_and_rejected(
-    folder: RunFolder, dropped: set[tuple[str, int]]
-) -> list[tuple[Assessment, Assessment]]:
-    """By sorting lists."""
-
-    def key(row: Assessment) -> tuple[int, str, int]:
-        return (row.num_words or 0) * (1 if row in samples else -1), row.id, row.sample
-
-    samples = [row for row in folder.read_records("samples", Assessment) if row.rationale]
-    teachers = [
-        row
-        for row in folder.read_records("assessments", Assessment)
-        if (row.split, row.kind) == ("train", "factual") and (row.id, row.sample) not in dropped
+def train_on_passages(folder: Path, *overrides: str) -> tuple[Path, list[str]]:
+    """The job on the pairs above and one row that cannot be used; the model's folder and the arguments."""
+    rows = [
+        {"context": passage, "question": question, "answers": {"text": [answer]}}
+        for passage, pairs in PASSAGES.items()
+        for question, answer in [*pairs, *([("Why?", "snow")] if passage.startswith("Rain") else [])]
     ]
-    ids = sorted({row.id for row in teachers})
-    best, worst = (
-        sorted((min((row for row in rows if row.id == id_), key=key) for id_ in ids), key=key)
-        for rows in (teachers, samples)
+    (folder / "squad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "pairs.yaml").write_text(
+        "{model: random:llama, training: {learning_rate: 0.005, batch_size: 4, precision: float32, "
+        "num_workers: 1}}"
     )
-    count = round(SHARE * len(ids))
-    return [(one, two) for one in best[:count] for two in worst[:count] if one.id == two.id]
+    out = folder / "model"
+    arguments = ["-c", f"{folder}/pairs.yaml", "--data", f"{folder}/squad.jsonl", "--out", str(out)]
+    return out, [*arguments, *overrides]
 
 
-def mean_logprob(folder: Path, rows: list[Assessment]) -> float:
-    """Per token of the rationales, one text at a time, without padding. Bytes are tokens."""
-    model, tokenizer = load_model(str(folder), dtype=torch.float32), load_tokenizer(str(folder))
-    values: list[float] = []
-    for row in rows:
-        ids = tokenizer(student_source(row, tag="[factual]") + row.rationale).input_ids
-        with torch.no_grad():
-            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        first = len(ids) - len(row.rationale.encode())
-        values += [float(logprobs[t - 1, ids[t]]) for t in range(first, len(ids))]
-    return sum(values) / len(values)
-
-
-def test_two_workers_make_the_chosen_likelier_and_the_rejected_unlikelier(interrupted: Any) -> None:
-    run_dir, _ = interrupted
-    manifest = RunFolder(str(run_dir)).require("student", "train")
-    figures = manifest.metrics["conseq"]
-    pairs = chosen_and_rejected(RunFolder(str(run_dir)), dropped=set())
-    assert 0 < figures["selected"] == manifest.num_out == len(pairs) <= figures["scored"]
-    for rows, side in zip(zip(*pairs, strict=True), ("chosen", "rejected"), strict=True):
-        before, after = (mean_logprob(run_dir / step, list(rows)) for step in ("mle_student", "student"))
-        assert figures["logprob"][side] == pytest.approx({"before": before, "after": after}, abs=1e-4)
-    assert figures["logprob"]["chosen"]["after"] > figures["logprob"]["chosen"]["before"] + 0.1
-    assert figures["logprob"]["rejected"]["after"] < figures["logprob"]["rejected"]["before"] - 0.1
-    history = manifest.metrics["history"]
-    assert len(history) == 6
-    assert all(math.isfinite(value) for row in history for value in row.values())
-
-
-def test_the_first_phase_is_a_run_without_conseq_and_has_its_settings(interrupted: Any) -> None:
-    """With the first phase in place of student/, a run without ConSeq has nothing to do."""
-    run_dir, _ = interrupted
-    other = run_dir.parent / "plain"
-    config = without_conseq(llama(other, run_dir))
-    shutil.copytree(run_dir / "mle_student", other / "student")
-    manifest = train(config)
-    assert manifest.stage == "mle_student"
-    assert list(manifest.settings) == sorted(["model", "revision", "num_layers", "training", "seed", "alpha"])
-
-
-def test_another_configuration_is_refused_before_anything_is_made_again(
-    interrupted: Any, assessed: Path
+def test_a_model_trained_on_pairs_tells_true_ones_from_swapped_ones_and_writes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_dir, finished = interrupted
-    for changed, message in (
-        (llama(run_dir, assessed, share=0.6), r"\(conseq\.share: 0\.7 -> 0\.6\)"),
-        (llama(run_dir, assessed, num_samples=4), r"conseq\.num_samples: 3 -> 4; its input changed"),
-        (without_conseq(llama(run_dir, assessed)), r"conseq\.share: 0\.7 -> None"),
-    ):
-        with pytest.raises(StageError, match=message):
-            train(changed)
-    assert stamps(run_dir) == finished[-1]
+    out, arguments = train_on_passages(tmp_path, "dev_fraction=0", "training.epochs=60")
+    assert train_pairs_job(arguments) == 0
+    summary = capsys.readouterr().out
+    assert f"{out}: 9 in, 8 out, 1 dead letters" in summary
+    assert "8 pairs to learn, 0 in dev, 120 steps, dev loss none" in summary
+    model = QAModel(str(out), num_demonstrations=0)
+    texts = list(PASSAGES)
+    swapped = [[QuestionAnswer(a.question, b.answer), QuestionAnswer(b.question, a.answer)] for a, b in TRUE]
+    scores = [model.mean_logprobs(texts, pairs) for pairs in (TRUE, swapped)]
+    for true, false in zip(*scores, strict=True):
+        assert min(true) > max(false) + 0.5
+    scorer = QualsScorer(model, num_groups=4, strength=0.5, max_pairs=4, max_new_tokens=48)
+    for written, true in zip(scorer.pairs(texts), TRUE, strict=True):
+        assert set(written) & set(true)
 
 
-def test_nothing_to_learn_from_says_how_many_questions_had_scores(
-    interrupted: Any, assessed: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(interrupted[0], tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "student")
-    with pytest.raises(DataError, match=r"\d+ of \d+ training questions have num_words of both.* Raise") as e:
-        train(llama(tmp_path / "run", assessed, share=0.01))
-    assert "\n" not in str(e.value)
-
-
-def test_conseq_composes_with_counterfactual_rationales_and_rules_on_an_encoder_decoder(
-    assessed: Path, tmp_path: Path
-) -> None:
-    rules = [{"score": "num_words", "lowest": 0.5}]
-    config = conseq_config(assessed, tmp_path, "contrast-wrong+counterfactual", "random:t5", 1, rules)
-    manifest = train(config)
-    folder = RunFolder(str(tmp_path))
-    rows = [row for row in folder.read_records("assessments", Assessment) if row.split == "train"]
-    factual, counterfactual = (
-        sorted((row.num_words or 0, row.id, row.sample) for row in rows if row.kind == kind)
-        for kind in ("factual", "counterfactual")
-    )
-    dropped = {(id_, sample) for _, id_, sample in factual[: len(factual) // 2]}
-    assert manifest.metrics["factual"] == len(chosen_and_rejected(folder, dropped))
-    assert manifest.metrics["counterfactual"] == len(counterfactual) - len(counterfactual) // 2
-    assert manifest.metrics["selection"]["dropped"] == len(dropped) + len(counterfactual) // 2
-    first, last = manifest.metrics["history"][0], manifest.metrics["history"][-1]
-    assert last["loss_counterfactual"] < first["loss_counterfactual"]
-    logprob = manifest.metrics["conseq"]["logprob"]
-    assert logprob["chosen"]["after"] > logprob["chosen"]["before"]
-    assert logprob["rejected"]["after"] < logprob["rejected"]["before"]
+def test_the_dev_loss_of_training_is_minus_the_score_of_the_dev_pairs_per_token(tmp_path: Path) -> None:
+    overrides = ["dev_fraction=0.5", "training.epochs=2", "seed=1"]
+    out, arguments = train_on_passages(tmp_path, *overrides)
+    assert train_pairs_job(arguments) == 0
+    manifest = RunFolder(str(out)).require("training", "train_pairs")
+    config = load_pairs(tmp_path / "pairs.yaml", overrides)
+    dev = {p: pairs for p, pairs in zip(PASSAGES, TRUE, strict=True) if is_in_dev(p, config)}
+    assert 0 < len(dev) < 4 and manifest.metrics["dev"] == 2 * len(dev)
+    model = QAModel(str(out), num_demonstrations=0)
+    scores = model.mean_logprobs(list(dev), list(dev.values()))
+    lengths = [[len(model.pair_ids(pair)) for pair in pairs] for pairs in dev.values()]
+    sums = [s * n for row, ns in zip(scores, lengths, strict=True) for s, n in zip(row, ns, strict=True)]
+    assert manifest.metrics["best_dev_loss"] == pytest.approx(-sum(sums) / sum(map(sum, lengths)), rel=1e-4)
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    assert train_pairs_job(arguments) == 0
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert train_pairs_job([*arguments, "seed=7"]) == 1

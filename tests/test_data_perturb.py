@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from cotray.config import DataConfig
-from cotray.data.formats import UnusableRow, parse_pair
+from cotray.data.columns import UnusableRow
+from cotray.data.formats import parse_pair
 from cotray.data.perturb import Rank, Source, answer_pool, requests_of, wrong
 from cotray.data.readers import Unreadable, read_rows
 from cotray.records import QAPair, TeacherRequest

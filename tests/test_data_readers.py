@@ -139,8 +139,7 @@ def error_of(path) -> str:
 def test_a_source_that_cannot_be_read_is_one_line_with_a_way_out(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert error_of(tmp_path / "no.jsonl") == (
-        f"{tmp_path}/no.jsonl: no such file or folder; "
-        "set data.path to a file or folder, s3://..., hf:ID or sample"
+        f"{tmp_path}/no.jsonl: no such file or folder; give a file or folder, s3://..., hf:ID or sample"
     )
     assert error_of(tmp_path / "notes.txt") == (
         f"{tmp_path}/notes.txt: unsupported kind of file; "

@@ -79,7 +79,7 @@ def test_every_component_is_in_an_overlay_or_optional() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_issue_s_objects_are_there(overlay: str) -> None:
     wanted = {"RayCluster/cotray", "RayService/cotray-student", "PodDisruptionBudget/cotray-head"}
-    wanted |= {f"RayJob/cotray-{verb}" for verb in ("prepare", "generate", "train", "score", "run")}
+    wanted |= {f"RayJob/cotray-{verb}" for verb in ("prepare", "generate", "assess", "train", "score", "run")}
     assert wanted <= named(overlay).keys()
 
 
@@ -88,7 +88,7 @@ def test_the_cluster_is_written_once_and_copied(overlay: str) -> None:
     objects = copy.deepcopy(named(overlay))
     cluster = objects["RayCluster/cotray"]["spec"]
     jobs = of_kind(rendered(overlay), "RayJob")
-    assert len(jobs) == 5
+    assert len(jobs) == 6
     for job in jobs:
         assert job["spec"]["rayClusterSpec"] == cluster
     service = objects["RayService/cotray-student"]["spec"]["rayClusterConfig"]

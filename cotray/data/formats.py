@@ -5,17 +5,13 @@ A layout only renames: it maps a raw row to cotray's own columns, and one functi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
 from cotray.config import DataConfig
-from cotray.data.readers import is_unicode
-from cotray.errors import DataError
+from cotray.data.columns import Raw, UnusableRow, parsed, present, text_of, texts_of
 from cotray.records import BINARY_CHOICES, QAPair, Split, Task, normalized
 from cotray.seeds import digest
-
-Raw = dict[str, Any]
 
 MAX_CHOICES = 26
 MAX_ID_CHARS = 200
@@ -28,10 +24,6 @@ SPLITS: dict[str, Split] = {
     "validation": "dev",
     "test": "test",
 }
-
-
-class UnusableRow(DataError):
-    """The message is the dead-letter reason; it holds no row content, so that reasons can be counted."""
 
 
 def parse_pair(row: Raw, config: DataConfig, *, seed: int) -> QAPair:
@@ -61,36 +53,36 @@ def _cotray(row: Raw) -> Raw:
 
 def _strategyqa(row: Raw) -> Raw:
     return _shared(row) | {
-        "id": _present(row, "qid"),
+        "id": present(row, "qid"),
         "task": "yes_no",
-        "question": _present(row, "question"),
-        "answer": _present(row, "answer"),
+        "question": present(row, "question"),
+        "answer": present(row, "answer"),
         "facts": row.get("facts"),
     }
 
 
 def _creak(row: Raw) -> Raw:
     return _shared(row) | {
-        "id": _present(row, "ex_id"),
+        "id": present(row, "ex_id"),
         "task": "true_false",
-        "question": _present(row, "sentence"),
-        "answer": _present(row, "label"),
+        "question": present(row, "sentence"),
+        "answer": present(row, "label"),
         "reference_rationale": row.get("explanation"),
     }
 
 
 def _commonsenseqa(row: Raw) -> Raw:
     """Choices are {label: [...], text: [...]} or [{label, text}], beside the question or inside it."""
-    question = _present(row, "question")
+    question = present(row, "question")
     inner = question if isinstance(question, dict) else row
-    labels, texts = _labelled(_present(inner, "choices"))
-    key = normalized(_text(_present(row, "answerKey"), "answerKey"))
+    labels, texts = _labelled(present(inner, "choices"))
+    key = normalized(text_of(present(row, "answerKey"), "answerKey"))
     if key not in labels:
         raise UnusableRow("no answer among the choices")
     return _shared(row) | {
-        "id": _present(row, "id"),
+        "id": present(row, "id"),
         "task": "multiple_choice",
-        "question": _present(question, "stem") if isinstance(question, dict) else question,
+        "question": present(question, "stem") if isinstance(question, dict) else question,
         "choices": texts,
         "answer": texts[labels.index(key)],
     }
@@ -115,7 +107,7 @@ LAYOUTS: dict[str, Callable[[Raw], Raw]] = {
 
 
 def _labelled(choices: Any) -> tuple[list[str], list[str]]:
-    choices = _parsed(choices, "choices")
+    choices = parsed(choices, "choices")
     try:
         if isinstance(choices, dict):
             labelled = list(zip(choices["label"], choices["text"], strict=True))
@@ -123,19 +115,19 @@ def _labelled(choices: Any) -> tuple[list[str], list[str]]:
             labelled = [(choice["label"], choice["text"]) for choice in choices]
     except (TypeError, KeyError, ValueError):
         raise UnusableRow("choices are not labels and texts") from None
-    labels = [normalized(_text(label, "choices")) for label, _ in labelled]
+    labels = [normalized(text_of(label, "choices")) for label, _ in labelled]
     if len(set(labels)) < len(labels):
         raise UnusableRow("duplicate labels of choices")
-    return labels, [_text(text, "choices") for _, text in labelled]
+    return labels, [text_of(text, "choices") for _, text in labelled]
 
 
 def _own_pair(row: Raw, config: DataConfig, seed: int) -> QAPair:
-    record_id = _text(_present(row, "id"), "id")
+    record_id = text_of(present(row, "id"), "id")
     if len(record_id) > MAX_ID_CHARS:
         raise UnusableRow(f"id is longer than {MAX_ID_CHARS} characters")
-    question = _text(_present(row, "question"), "question", kinds=(str,))
-    own_choices = _texts(row.get("choices"), "choices")
-    answer = _present(row, "answer")
+    question = text_of(present(row, "question"), "question", kinds=(str,))
+    own_choices = texts_of(row.get("choices"), "choices")
+    answer = present(row, "answer")
     task = _task(row.get("task"), own_choices, answer)
     choices = _choices(task, own_choices)
     if len(question) + sum(map(len, choices)) > config.max_question_chars:
@@ -147,49 +139,9 @@ def _own_pair(row: Raw, config: DataConfig, seed: int) -> QAPair:
         choices=choices,
         answer=_answer(answer, task, choices, own_choices),
         split=_split(row.get("split"), record_id, config, seed),
-        reference_rationale=_text(row.get("reference_rationale") or "", "reference_rationale", empty=True),
-        facts=tuple(fact for fact in _texts(row.get("facts"), "facts", empty=True) if fact),
+        reference_rationale=text_of(row.get("reference_rationale") or "", "reference_rationale", empty=True),
+        facts=tuple(fact for fact in texts_of(row.get("facts"), "facts", empty=True) if fact),
     )
-
-
-def _present(row: Raw, column: str) -> Any:
-    if row.get(column) is None:
-        raise UnusableRow(f"missing column '{column}'")
-    return row[column]
-
-
-def _text(value: Any, column: str, *, kinds: tuple[type, ...] = (str, int), empty: bool = False) -> str:
-    """Text on one line; numbers are accepted where they are names (ids, choices, answers)."""
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise UnusableRow(f"column '{column}' is not text")
-    text = " ".join(str(value).split())
-    if "\0" in text or not is_unicode(text):
-        raise UnusableRow(f"column '{column}' is not text")
-    if not text and not empty:
-        raise UnusableRow(f"empty {column}")
-    return text
-
-
-def _texts(value: Any, column: str, *, empty: bool = False) -> tuple[str, ...]:
-    """A list, the same as a JSON string, or texts separated by '|'."""
-    value = _parsed(value, column)
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        value = value.split("|")
-    if not isinstance(value, list | tuple):
-        raise UnusableRow(f"column '{column}' is not a list")
-    return tuple(_text(item, column, empty=empty) for item in value)
-
-
-def _parsed(value: Any, column: str) -> Any:
-    """CSV has no lists: a text that begins like a JSON list or object is read as one."""
-    if not (isinstance(value, str) and value.lstrip().startswith(("[", "{"))):
-        return value.strip() if isinstance(value, str) else value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise UnusableRow(f"column '{column}' is neither JSON nor separated by '|'") from None
 
 
 def _task(task: Any, choices: Sequence[str], answer: Any) -> Task:
@@ -206,7 +158,7 @@ def _task(task: Any, choices: Sequence[str], answer: Any) -> Task:
         return "multiple_choice"
     if isinstance(answer, bool):
         return "yes_no"
-    text = normalized(_text(answer, "answer"))
+    text = normalized(text_of(answer, "answer"))
     if text in ("0", "1"):
         raise UnusableRow("answer 0 or 1 without choices may mean anything; add the column 'task'")
     for binary, both in BINARY_CHOICES.items():
@@ -239,7 +191,7 @@ def _choices(task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
 def _answer(value: Any, task: Task, choices: tuple[str, ...], own_choices: tuple[str, ...]) -> str:
     """The one choice that `value` means: as its text, as a truth value, or as an index."""
     if task == "open":
-        return _text(value, "answer")
+        return text_of(value, "answer")
     if isinstance(value, bool):
         if task not in BINARY_CHOICES:
             raise UnusableRow("no answer among the choices")
@@ -254,7 +206,7 @@ def _answer(value: Any, task: Task, choices: tuple[str, ...], own_choices: tuple
 
 def _meanings(value: Any, task: Task, choices: tuple[str, ...], own_choices: tuple[str, ...]) -> set[str]:
     """SCOTT writes 1 for yes and true, and the index of a choice (METHOD 1.2): these may contradict."""
-    text = normalized(_text(value, "answer"))
+    text = normalized(text_of(value, "answer"))
     named = {normalized(choice): choice for choice in choices}
     meanings = {named[text]} if text in named else set()
     if isinstance(value, str) and meanings:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from cotray.data.formats import UnusableRow
+from cotray.data.columns import UnusableRow
 from cotray.records import QAPair, TeacherRequest, normalized
 from cotray.seeds import digest, seeded
 

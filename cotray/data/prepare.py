@@ -6,7 +6,6 @@ are open questions.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,18 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from cotray.config import DataConfig, RunConfig
-from cotray.data.formats import UnusableRow, parse_pair
+from cotray.data.columns import UnusableRow
+from cotray.data.formats import parse_pair
 from cotray.data.perturb import Rank, Source, answer_pool, requests_of
-from cotray.data.readers import Row, Unreadable, input_fingerprint, is_unicode, read_rows
+from cotray.data.readers import (
+    MAX_ROW_CHARS,
+    Row,
+    Unreadable,
+    input_fingerprint,
+    is_unicode,
+    read_rows,
+    row_text,
+)
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import ConfigError, DataError
 from cotray.records import QAPair, TeacherRequest
@@ -26,7 +34,6 @@ from cotray.seeds import digest
 STAGE = "requests"
 ROWS_PER_SHARD = 2048
 ROWS_PER_REPORT = 1000
-MAX_ROW_CHARS = 2000
 
 T = TypeVar("T")
 OnRows = Callable[[int], object]
@@ -166,7 +173,7 @@ def each_row(config: RunConfig, use: Callable[[QAPair], T]) -> Iterator[T | Dead
                 raise UnusableRow("duplicate id")
             result = use(pair)
         except UnusableRow as error:
-            yield DeadLetter(STAGE, _id_of(row, config.data) or origin, str(error), _row_text(row))
+            yield DeadLetter(STAGE, _id_of(row, config.data) or origin, str(error), row_text(row))
         else:
             seen.add(key)
             yield result
@@ -186,15 +193,6 @@ def _id_of(row: Row, config: DataConfig) -> str:
     own_id = next((value for value in values if isinstance(value, str | int)), "")
     text = " ".join(str(own_id).split())
     return text[:MAX_ROW_CHARS] if is_unicode(text) else ""
-
-
-def _row_text(row: Row) -> str:
-    try:
-        value = row.text if isinstance(row, Unreadable) else row
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    except (RecursionError, ValueError, TypeError):
-        return '"(cannot be written as JSON)"'
-    return text[:MAX_ROW_CHARS].encode("utf-8", "replace").decode()
 
 
 def _check(outcome: Outcome, data: DataConfig) -> None:

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -28,6 +29,7 @@ from cotray.errors import ConfigError, DataError
 
 HUB = "hf:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_ROW_CHARS = 2000
 NUM_HASHED_BYTES = 64 << 20
 BUFFER_BYTES = 1 << 20  # of an object on S3 that is read bit by bit, each a request
 
@@ -42,6 +44,16 @@ class Unreadable:
 
 Row = dict[str, Any] | Unreadable
 Numbered = Iterator[tuple[int, Row]]
+
+
+def row_text(row: Row) -> str:
+    """The beginning of a row as JSON, for its dead letter."""
+    try:
+        value = row.text if isinstance(row, Unreadable) else row
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError, TypeError):
+        return '"(cannot be written as JSON)"'
+    return text[:MAX_ROW_CHARS].encode("utf-8", "replace").decode()
 
 
 def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
@@ -82,7 +94,7 @@ def _locate(path: str) -> tuple[pafs.FileSystem, str, list[pafs.FileInfo]]:
     """The filesystem, the folder that names are relative to, and the files in name order."""
     if path == "sample":
         path = str(resources.files("cotray.data").joinpath("sample"))
-    way_out = "set data.path to a file or folder, s3://..., hf:ID or sample"
+    way_out = "give a file or folder, s3://..., hf:ID or sample"
     try:
         fs, base = filesystem(path)
         info = fs.get_file_info(base)
@@ -147,8 +159,8 @@ def _parse_line(line: bytes) -> Row:
 
 
 def _read_json(stream: io.BufferedReader) -> Numbered:
-    """One array of objects (held in memory), or JSON lines under another name."""
-    if not stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+    """One array of objects or one object over several lines (held in memory), else JSON lines."""
+    if not re.match(rb"\[|\{\s*\n", stream.peek(64).removeprefix(codecs.BOM_UTF8).lstrip()):
         yield from _read_json_lines(stream)
         return
     data = stream.read()
@@ -157,7 +169,7 @@ def _read_json(stream: io.BufferedReader) -> Numbered:
     except (ValueError, RecursionError):
         yield from _read_json_lines(io.BytesIO(data))
         return
-    for number, value in enumerate(values, 1):
+    for number, value in enumerate(values if isinstance(values, list) else [values], 1):
         yield number, value if isinstance(value, dict) else Unreadable("not a JSON object", str(value)[:4000])
 
 

@@ -228,7 +228,7 @@ class RunFolder:
             if not overwrite:
                 raise StageError(
                     f"{self.uri(stage)} was made under another configuration ({'; '.join(changes)}). "
-                    "Pass --overwrite to make it again, or set run_dir to a new folder"
+                    "Pass --overwrite to make it again, or name a new folder (run_dir)"
                 )
             self.delete(stage)
         for path in self.parquet_files("dead_letter"):

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import yaml
 
+from cotray.records import TrainExample
 from cotray.seeds import digest
 
 ANSWER_MARK = " Answer:"
@@ -39,6 +40,12 @@ def pair_prompt(text: str, *, num_demonstrations: int) -> str:
 def pair_target(pair: QuestionAnswer) -> str:
     """The pair as the continuation of its prompt."""
     return f" {pair.question}{ANSWER_MARK} {pair.answer}"
+
+
+def pair_example(id_: str, text: str, pair: QuestionAnswer) -> TrainExample:
+    """A pair to learn as a model without demonstrations writes it and is scored on it, end included."""
+    source = pair_prompt(text, num_demonstrations=0)
+    return TrainExample(id=id_, kind="factual", source=source, target=pair_target(pair))
 
 
 def parse_pair(text: str) -> QuestionAnswer | None:

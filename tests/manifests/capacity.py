@@ -19,7 +19,13 @@ from .translation import node_types
 
 NodeTypes = dict[str, dict[str, Any]]
 MARKET = "ray.io/market-type"
-_STAGES = {"generate": ("teacher",), "train": ("student",), "score": ("scoring", "simulator"), "prepare": ()}
+_STAGES = {
+    "prepare": (),
+    "generate": ("teacher",),
+    "assess": ("assessing",),
+    "train": ("student",),
+    "score": ("scoring", "simulator"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ def needs_of(config: RunConfig, verb: str) -> Iterator[Need]:
     sections = _STAGES.get(verb, tuple(name for names in _STAGES.values() for name in names))
     for name in sections:
         section = getattr(config, name)
+        if name == "assessing" and not section.measures:  # `run` leaves it out
+            continue
         if isinstance(section, PoolConfig):
             for pool in section.all_pools:
                 resources = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}

@@ -80,9 +80,10 @@ def _job(cluster: RayCluster, entrypoint: str, manifests: Sequence[Manifest]) ->
         raise Unresolved(f"'{entrypoint}' does not parse ({error})") from None
     if unknown:
         raise Unresolved(f"'{entrypoint}' has unknown options {unknown}")
-    return Run(
-        cluster, module.removeprefix("jobs."), _load(cluster, manifests, known.config, known.overrides)
-    )
+    run = Run(cluster, module.removeprefix("jobs."), _load(cluster, manifests, known.config, known.overrides))
+    if run.verb == "assess" and not run.config.assessing.measures:
+        raise Unresolved(f"'{entrypoint}': assessing.measures is empty")
+    return run
 
 
 def _applications(cluster: RayCluster, text: str, manifests: Sequence[Manifest]) -> Iterator[Run]:

@@ -213,6 +213,13 @@ CONFIGURATIONS = (
         replace("ConfigMap/cotray-config", "data", "cotray.yaml", before="replicas", after="replcas"),
     ),
     Mistake(
+        "nothing_to_assess",
+        "policy/configurations",
+        "RayJob/cotray-assess",
+        "assessing.measures is empty",
+        replace("ConfigMap/cotray-config", "data", "cotray.yaml", before="[surface, quals]", after="[]"),
+    ),
+    Mistake(
         "variable_unset",
         "policy/configurations",
         JOB,
@@ -257,6 +264,13 @@ CAPACITY = (
             before="num_cpus: 6\n  num_gpus: 1",
             after="num_cpus: 9",
         ),
+    ),
+    Mistake(
+        "assessors_without_room",
+        "policy/capacity",
+        "RayJob/cotray-assess",
+        "assessing needs 40 of",
+        replace("ConfigMap/cotray-config", "data", "cotray.yaml", before="max: 4}", after="max: 40}"),
     ),
     Mistake(
         "label_of_no_group",

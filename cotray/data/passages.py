@@ -1,0 +1,83 @@
+"""Raw rows -> passages with a question and an answer, which a model learns to write pairs from.
+
+One question a row: `passage` or `context`, `question`, and `answer` or `answers`, as texts or as in the
+Hugging Face layout of SQuAD (`{"text": [...]}`). Or SQuAD's own nested JSON, of which one row is the whole
+file, an article or a paragraph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cotray.config import DataConfig
+from cotray.data.columns import Raw, UnusableRow, parsed, present, text_of
+from cotray.data.readers import Row, Unreadable, read_rows, row_text
+from cotray.data.store import DeadLetter
+from cotray.records import normalized
+
+STAGE = "training"
+LEVELS = ("data", "paragraphs", "qas")
+"""Lists inside SQuAD's nested objects, from the file down to its questions."""
+PASSAGE = ("passage", "context")
+
+
+@dataclass(frozen=True)
+class PassagePair:
+    """One question with one of its answers, each on one line; `id` says where they were read."""
+
+    id: str
+    passage: str
+    question: str
+    answer: str
+
+
+def each_pair(path: str) -> Iterator[PassagePair | DeadLetter]:
+    """Every distinct answer of every question at `path`, or why a row has none."""
+    for origin, row in read_rows(DataConfig(path=path)):
+        for place, question in enumerate(_questions(row)):
+            name = origin if question is row else f"{origin}/{place}"
+            try:
+                yield from _pairs(question, name)
+            except UnusableRow as error:
+                yield DeadLetter(STAGE, name, str(error), row_text(question))
+
+
+def _questions(row: Row) -> Iterator[Row]:
+    """The questions of a nested object, each with its passage; any other row is one itself."""
+    level = None if isinstance(row, Unreadable) else next((n for n in LEVELS if n in row), None)
+    if isinstance(row, Unreadable) or level is None:
+        yield row
+        return
+    above = {name: row[name] for name in PASSAGE if name in row}
+    inner = row[level] if isinstance(row[level], list) else [row[level]]
+    for part in inner:
+        if isinstance(part, dict):
+            yield from _questions(above | part)
+        else:
+            yield Unreadable(f"'{level}' is not a list of objects", str(part)[:4000])
+
+
+def _pairs(row: Row, origin: str) -> Iterator[PassagePair]:
+    if isinstance(row, Unreadable):
+        raise UnusableRow(row.reason)
+    column = next((name for name in PASSAGE if row.get(name) is not None), PASSAGE[0])
+    passage = text_of(present(row, column), column, kinds=(str,))
+    question = text_of(present(row, "question"), "question", kinds=(str,))
+    answers = {}
+    for answer in _answers(row):
+        answers.setdefault(normalized(answer), answer)
+    for place, answer in enumerate(answers.values()):
+        yield PassagePair(f"{origin}/{place}", passage, question, answer)
+
+
+def _answers(row: Raw) -> list[str]:
+    if row.get("answers") is None:
+        return [text_of(present(row, "answer"), "answer")]
+    value: Any = parsed(row["answers"], "answers")
+    value = present(value, "text") if isinstance(value, dict) else value
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise UnusableRow("no answer")
+    return [text_of(item.get("text") if isinstance(item, dict) else item, "answers") for item in items]
