@@ -27,9 +27,9 @@ from cotray.records import TrainExample
 from cotray.scoring.qa_pairs import has_words
 from cotray.seeds import digest
 from cotray.stages.cluster import cluster
+from cotray.stages.examples import load_tokenizer_of
 from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.progress import training_progress
-from cotray.stages.train import load_tokenizer_of
 
 
 def train_pairs(config: PairsConfig, data: str, out: str, *, overwrite: bool = False) -> Manifest:
