@@ -50,7 +50,7 @@ def model_path(name: str, *, cache: Path | None = None) -> str:
     if name.startswith(("embedded:", "random:")):
         raise ConfigError(f"model '{name}': known are {', '.join(EMBEDDED)} and random:{{{','.join(_TINY)}}}")
     if name.startswith("s3://"):
-        return str(_cached(name, cache, _download))
+        return str(_cached(name, cache, _download, version=_version_on_s3(name)))
     if name.startswith((".", "/", "~")) and not (Path(name).expanduser() / "config.json").is_file():
         raise ConfigError(f"model '{name}': no such folder with a config.json")
     return str(Path(name).expanduser()) if name.startswith("~") else name
@@ -182,9 +182,9 @@ def _from_hub(auto: Any, name: str, **kwargs: Any) -> Any:
         ) from None
 
 
-def _cached(name: str, cache: Path | None, make: Any) -> Path:
+def _cached(name: str, cache: Path | None, make: Any, *, version: str = "") -> Path:
     """Make the model in a temporary folder and publish it by rename, so that nobody sees half of one."""
-    folder = name.replace("://", "-").replace(":", "-").replace("/", "-")
+    folder = name.replace("://", "-").replace(":", "-").replace("/", "-") + version
     if name.startswith("random:"):  # its shape is part of cotray, so another version makes another model
         folder += f"-{digest(0, str(_TINY.get(name.removeprefix('random:')))):016x}"
     target = (cache or cache_dir()) / folder
@@ -252,6 +252,19 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+
+
+def _version_on_s3(uri: str) -> str:
+    """Changes with any file's name, size or time: a student that was trained again is not the cached one."""
+    import pyarrow.fs as fs
+
+    from cotray.data.storage import filesystem, storage_errors
+
+    source, path = filesystem(uri.rstrip("/"))
+    with storage_errors(uri):
+        infos = source.get_file_info(fs.FileSelector(path, recursive=True))
+    files = sorted(f"{info.path} {info.size} {info.mtime_ns}" for info in infos if info.is_file)
+    return f"-{digest(0, *files):016x}"
 
 
 def _download(uri: str, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -13,6 +14,7 @@ from cotray.data.prepare import prepare
 from cotray.data.readers import input_fingerprint, read_rows
 from cotray.data.store import RunFolder
 from cotray.errors import DataError
+from cotray.models import model_path
 from cotray.records import TeacherRequest
 
 moto = pytest.importorskip("moto.server")
@@ -97,3 +99,18 @@ def test_prepare_runs_from_s3_to_s3_and_is_done_the_second_time(s3):
         "run/requests/manifest.json",
         "run/requests/part-00000.parquet",
     ]
+
+
+def test_a_model_that_was_trained_again_is_downloaded_again(s3, tmp_path):
+    """Serving after `train --overwrite` must not go on with the weights of before."""
+
+    def config_of(num_layers: int) -> str:
+        s3.put_object(
+            Bucket="cotray-test", Key="run/student/config.json", Body=b'{"layers": %d}' % num_layers
+        )
+        return (Path(model_path("s3://cotray-test/run/student", cache=tmp_path)) / "config.json").read_text()
+
+    assert config_of(6) == '{"layers": 6}'
+    assert config_of(12) == '{"layers": 12}'
+    model_path("s3://cotray-test/run/student", cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
