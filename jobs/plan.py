@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--train-tokens-per-s", type=float, metavar="R", help="without it train is not included")
     add("--tokens-per-example", type=float, metavar="N", help="default: student.training.max_length")
+    add("--assessments-per-s", type=float, metavar="R", help="rationales through all of assessing.measures")
     add("--answers-per-s", type=float, metavar="R", help="students' answers, interventions included")
     add("--simulator-tokens-per-s", type=float, metavar="R", help="training the simulator")
     add("--simulations-per-s", type=float, metavar="R", help="questions simulated")
@@ -147,7 +148,7 @@ def _answer(arguments: argparse.Namespace, config: RunConfig) -> str:
 def _check(arguments: argparse.Namespace) -> None:
     """ConfigError, in one line, for a number that means nothing."""
     positive = ("rows", "deadline_hours", "gpus_per_node", "runs", "train_tokens_per_s", "tokens_per_example")
-    positive += ("answers_per_s", "simulator_tokens_per_s", "simulations_per_s")
+    positive += ("assessments_per_s", "answers_per_s", "simulator_tokens_per_s", "simulations_per_s")
     not_negative = ("node_start_min", "node_start_p90_min", "load_min", "interruptions_per_hour")
     not_negative += ("spot_return_min", "idle_timeout_s", "price_spot", "price_on_demand")
     for name, least, is_right in [
@@ -176,6 +177,7 @@ def _assumptions(arguments: argparse.Namespace, config: RunConfig):
     rates = Rates(
         tokens_per_s,
         tokens_per_rationale,
+        assessments_per_s=arguments.assessments_per_s,
         train_tokens_per_s=arguments.train_tokens_per_s,
         tokens_per_example=arguments.tokens_per_example or config.student.training.max_length,
         answers_per_s=arguments.answers_per_s,

@@ -15,7 +15,7 @@ from cotray.errors import ConfigError
 from cotray.planning.fleet import Nodes
 from cotray.planning.measured import teacher_rates
 from cotray.planning.plan import estimate, most_replicas, quantile, smallest_fleet
-from cotray.planning.run import Assumptions, Rates, on_nodes, simulate_runs
+from cotray.planning.run import Assumptions, Rates, included, on_nodes, simulate_runs
 from jobs.bench_plan import Measured, Setting, planned_seconds
 from jobs.plan import main
 
@@ -109,6 +109,25 @@ def test_training_and_scoring_take_their_closed_forms() -> None:
     )
     assert run.hours == pytest.approx(sum(stage.seconds for stage in run.stages.values()) / 3600)
     assert list(run.stages) == ["generate", "train", "answers", "simulator", "simulations"]
+
+
+def test_assessing_takes_the_rationales_of_its_splits_and_is_named_where_it_is_part_of_the_run() -> None:
+    tree = {
+        "teacher": {"batch_size": 128, "num_gpus": 1, "decoding": {"num_samples": 3}},
+        "assessing": {"measures": ["surface"], "num_gpus": 1, "replicas": {"max": 2}},
+    }
+    some = {"assessing": tree["assessing"] | {"splits": ["test", "dev"]}}
+    seconds = []
+    for config in (parse_config(tree), parse_config(tree | some)):
+        given = assumptions(config=config, rates=Rates(100.0, 20.0, assessments_per_s=8.0))
+        (run, *_) = simulate_runs(given, 8)
+        assert list(run.stages) == ["generate", "assess"] and included(given)["assess"]
+        seconds.append(run.stages["assess"].spent["working"])
+    # Three draws of 10,240 factual and of 0.6 counterfactual requests; then 0.4 of the factual ones alone.
+    assert seconds == pytest.approx([3 * 16_384 / 8, 3 * 4096 / 8])
+    without = assumptions(config=parse_config(tree))
+    assert included(without)["assess"] is False and list(simulate_runs(without, 1)[0].stages) == ["generate"]
+    assert "assess" not in included(assumptions())
 
 
 def test_stage_without_a_rate_is_left_out() -> None:

@@ -11,6 +11,7 @@ from cotray.planning.work import SEAL_S_PER_SHARD, Rows
 
 OPTIONS: dict[Stage, str] = {
     "generate": "--teacher-tokens-per-s",
+    "assess": "--assessments-per-s",
     "train": "--train-tokens-per-s",
     "answers": "--answers-per-s",
     "simulator": "--simulator-tokens-per-s",

@@ -1,5 +1,5 @@
-"""A whole run for a fleet of teachers: generate, then train, answers, simulator and simulations where their
-rates are known, one after the other."""
+"""A whole run for a fleet of teachers: generate, then assess, train, answers, simulator and simulations where
+their rates are known, one after the other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from cotray.planning.fleet import Nodes, Outcome, simulate
 from cotray.planning.work import Rows, Work, generate_work, pool_work
 from cotray.seeds import seeded
 
-Stage = Literal["generate", "train", "answers", "simulator", "simulations"]
+Stage = Literal["generate", "assess", "train", "answers", "simulator", "simulations"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 ROWS_PER_CALL = 128
 """As in cotray.stages.score."""
+ASSESSED_PER_CALL = 64
+"""As in cotray.stages.assess."""
 DEV_SHARE_OF_STEP = 1 / 3
 """An example of the dev split costs a forward pass, one that is learned from also a backward pass of two."""
 
@@ -30,6 +32,8 @@ class Rates:
     teacher_tokens_per_s: float
     """Rationale tokens of one teacher replica, over all pairs that it decodes at once."""
     tokens_per_rationale: float
+    assessments_per_s: float | None = None
+    """Rationales of one replica, all measures together."""
     train_tokens_per_s: float | None = None
     """Of one training worker."""
     tokens_per_example: float = 0.0
@@ -110,7 +114,11 @@ def simulate_runs(assumptions: Assumptions, num_replicas: int) -> list[Run]:
 def _after_generate(assumptions: Assumptions, run: int) -> Iterator[tuple[Stage, Outcome]]:
     config, rates = assumptions.config, assumptions.rates
     rows = Rows.of(config, assumptions.questions)
-    draws = config.teacher.decoding.num_draws
+    draws = config.num_draws
+    if rates.assessments_per_s and config.assessing.measures:
+        wanted = rows.assessed(config) * draws
+        in_shards = (rows.in_shards if config.counterfactual_weight > 0 else rows.questions) * draws
+        yield "assess", _pool(assumptions, "assessing", in_shards, wanted, rates.assessments_per_s, run)
     if rates.train_tokens_per_s:
         kinds = 2 if config.counterfactual_weight > 0 else 1
         num_train = rows.questions * rows.train_fraction * kinds * draws
@@ -119,7 +127,8 @@ def _after_generate(assumptions: Assumptions, run: int) -> Iterator[tuple[Stage,
         seconds = tokens / rates.train_tokens_per_s
         yield "train", _train(assumptions, "student", config.student.training, seconds, run)
     if rates.answers_per_s:
-        yield "answers", _score(assumptions, rows.in_shards, rows.questions, rates.answers_per_s, run)
+        in_shards, wanted = rows.in_shards, rows.questions
+        yield "answers", _pool(assumptions, "scoring", in_shards, wanted, rates.answers_per_s, run)
     if rates.simulator_tokens_per_s and config.simulator.mode == "trained":
         num_train = rows.questions * rows.train_fraction
         num_dev = rows.questions * config.data.dev_fraction
@@ -128,14 +137,17 @@ def _after_generate(assumptions: Assumptions, run: int) -> Iterator[tuple[Stage,
         yield "simulator", _train(assumptions, "simulator", config.simulator.training, seconds, run)
     if rates.simulations_per_s:
         wanted = round(rows.questions * rows.test_fraction)
-        yield "simulations", _score(assumptions, rows.questions, wanted, rates.simulations_per_s, run)
+        in_shards = rows.questions
+        yield "simulations", _pool(assumptions, "scoring", in_shards, wanted, rates.simulations_per_s, run)
 
 
 def included(assumptions: Assumptions) -> dict[Stage, bool]:
-    """Which stages have the rates that they need."""
+    """Which stages have the rates that they need; assess only where it is part of the run."""
     rates = assumptions.rates
+    assess: dict[Stage, bool] = {"assess": rates.assessments_per_s is not None}
     return {
         "generate": True,
+        **(assess if assumptions.config.assessing.measures else {}),
         "train": rates.train_tokens_per_s is not None,
         "answers": rates.answers_per_s is not None,
         "simulator": rates.simulator_tokens_per_s is not None,
@@ -160,21 +172,26 @@ def _train(
     return outcome
 
 
-def _score(
-    assumptions: Assumptions, num_in_shards: int, num_wanted: int, rows_per_s: float, run: int
+def _pool(
+    assumptions: Assumptions,
+    section: Literal["assessing", "scoring"],
+    num_in_shards: int,
+    num_wanted: int,
+    rows_per_s: float,
+    run: int,
 ) -> Outcome:
-    scoring = assumptions.config.scoring
-    nodes = on_nodes(assumptions.nodes, gpus_of(scoring, key="scoring.pools"), key="scoring.num_gpus")
+    pool: PoolConfig = getattr(assumptions.config, section)
+    nodes = on_nodes(assumptions.nodes, gpus_of(pool, key=f"{section}.pools"), key=f"{section}.num_gpus")
     work = pool_work(
         num_in_shards,
         num_wanted,
-        batch_size=ROWS_PER_CALL,
+        batch_size=ASSESSED_PER_CALL if section == "assessing" else ROWS_PER_CALL,
         replica_s=num_wanted / rows_per_s,
-        num_nodes=math.ceil(scoring.max_replicas / nodes.replicas),
+        num_nodes=math.ceil(pool.max_replicas / nodes.replicas),
     )
     nodes = replace(nodes, market="on-demand")
     seed = assumptions.config.seed
-    return simulate(work, nodes, num_replicas=scoring.max_replicas, seed=seed, run=run)
+    return simulate(work, nodes, num_replicas=pool.max_replicas, seed=seed, run=run)
 
 
 def gpus_of(pools: PoolConfig, *, key: str) -> float:

@@ -62,6 +62,13 @@ class Rows:
         """Of requests/ and of what follows; shards have rows of both kinds."""
         return self.questions + self.counterfactual
 
+    def assessed(self, config: RunConfig) -> int:
+        """Rationales of assessing.splits, one draw of each."""
+        kinds = 2 if config.counterfactual_weight > 0 else 1
+        dev = 1 - self.train_fraction - self.test_fraction
+        shares = {"train": self.train_fraction * kinds, "dev": dev, "test": self.test_fraction}
+        return round(self.questions * sum(shares[split] for split in set(config.assessing.splits)))
+
 
 def generate_work(
     config: RunConfig,
