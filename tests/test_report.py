@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from cotray.records import Rationale, Simulation
 from cotray.report.html import render_html, token_views
@@ -11,6 +11,7 @@ from cotray.report.table import text_table
 from cotray.scoring.las import las
 
 EVIL = "<script>alert('x')</script>"
+SUMMARY = {"title": EVIL, "seed": 1, "teacher": EVIL, "student": "s", "simulator": "m", "data": EVIL}
 
 
 def method_report(name: str, *, leaks: bool = False) -> MethodReport:
@@ -45,8 +46,7 @@ def example() -> Example:
 
 def page() -> str:
     methods = [method_report("greedy"), method_report("contrast-wrong", leaks=True)]
-    summary = {"title": EVIL, "seed": 1, "teacher": EVIL, "student": "s", "simulator": "m", "data": EVIL}
-    return render_html(summary, methods, [example()])
+    return render_html(SUMMARY, methods, [example()])
 
 
 def test_all_text_from_data_is_escaped() -> None:
@@ -117,3 +117,12 @@ def test_human_criteria_are_there_for_people_judge_and_both_and_only_where_rated
     assert "between" not in page_with({"judge": judge | {"cost": None}})
     assert "judge and people" not in page_with({"people": people})
     assert "Human criteria" not in page()
+
+
+def test_what_conseq_learned_and_unlearned_is_there_only_where_it_ran() -> None:
+    sides = {"chosen": {"before": -1.5, "after": -1.25}, "rejected": {"before": -2.0, "after": -4.125}}
+    figures = {"questions": 40, "scored": 30, "selected": 5, "logprob": sides}
+    learned = replace(method_report("greedy"), conseq=figures)
+    html = render_html(SUMMARY, [learned, method_report("contrast-wrong")], [example()])
+    assert html.count("Learned and unlearned by ConSeq") == 1
+    assert "5 of 40 training questions" in html and "-1.500 &rarr; -1.250" in html and "-4.125" in html

@@ -35,6 +35,8 @@ class MethodReport:
     """What `assess` found; None where it did not run."""
     selection: dict[str, Any] | None = None
     """What `assessing.rules` caught; None without rules."""
+    conseq: dict[str, Any] | None = None
+    """What the second phase of `train` learned and unlearned; None without `student.conseq`."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         },
         quality=assessments.metrics if assessments is not None and is_current else None,
         selection=student.metrics.get("selection"),
+        conseq=student.metrics.get("conseq"),
     )
 
 
