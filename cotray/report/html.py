@@ -93,6 +93,6 @@ def render_html(
             # Markup: matplotlib has escaped the text in its own output.
             bars=Markup(bars_svg(methods)),
             scores=Markup(boxes_svg(methods)),
-            losses=Markup(loss_svg([(m.method, m.history) for m in methods])),
+            losses=Markup(loss_svg([(m.method, m.history) for m in methods if m.history])),
         )
     )
