@@ -23,7 +23,7 @@ from cotray.scoring.compare import (
     rationale_columns,
     student_columns,
 )
-from cotray.stages.claims import FAILS, HOLDS, OPEN, findings, verdict
+from cotray.stages.claims import FAILS, HOLDS, NOT_RUN, ONE_SEED, OPEN, findings, verdict
 from cotray.stages.score import figures
 
 SMOKE = Path(__file__).parent.parent / "jobs/configs/smoke.yaml"
@@ -159,15 +159,18 @@ def write_run(cell: Cell, rows: dict[int, list[Simulation]]) -> None:
 
 def test_a_sweeps_page_tells_each_claim_with_the_runs_that_are_done(tmp_path: Path) -> None:
     sweep, cells = load_sweep(sweep_file(tmp_path, CLAIM % "accuracy"))
-    assert [one.verdict for one in findings(sweep.claims, cells)] == [OPEN]
+    assert [one.verdict for one in findings(sweep.claims, cells)] == [NOT_RUN]
     write_run(cells[0], {0: [simulation(n, seed=1, right=0.1) for n in range(60)]})
     write_run(cells[1], {k: [simulation(n, seed=k + 5, right=0.9) for n in range(60)] for k in (0, 1)})
     (found,) = findings(sweep.claims, cells)
+    assert found.verdict == ONE_SEED and found.num_runs == (2, 1)
+    write_run(cells[0], {1: [simulation(n, seed=2, right=0.1) for n in range(60)]})
+    (found,) = findings(sweep.claims, cells)
     table = write_sweep(sweep, cells, [found])
-    assert found.verdict == HOLDS and found.num_runs == (2, 1) and found.difference.num_questions == 60
+    assert found.verdict == HOLDS and found.num_runs == (2, 2) and found.difference.num_questions == 60
     assert "holds here: Better. (accuracy, 0." in table
     page = (tmp_path / "runs/sweep.html").read_text()
-    assert "Better." in page and "n = 60; 2 and 1 runs" in page
+    assert "Better." in page and "n = 60; 2 and 2 runs" in page
 
 
 def test_a_claim_about_rationales_reads_what_assess_wrote(tmp_path: Path) -> None:

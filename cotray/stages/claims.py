@@ -19,6 +19,7 @@ from cotray.scoring.compare import (
 )
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot be told"
+NOT_RUN, ONE_SEED = "not run yet", "cannot be told from one seed"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Finding:
 
 
 def findings(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Finding]:
-    """Every claim in order; one whose runs are not finished cannot be told."""
+    """Every claim in order; its runs are those that are finished."""
     by_value = {str(cell.value): cell for cell in cells}
     return [_finding(claim, by_value[claim.more], by_value[claim.less]) for claim in claims]
 
@@ -43,10 +44,16 @@ def _finding(claim: Claim, more: Cell, less: Cell) -> Finding:
     read, figures = (_rationales, RATIONALE_FIGURES) if is_rationale else (_answers, STUDENT_FIGURES)
     sides = [read(more), read(less)]
     ids = sorted(set.intersection(*(set(run) for side in sides for run in side))) if all(sides) else []
+    num_runs = len(sides[0]), len(sides[1])
     if not ids:
-        return Finding(claim, Difference(None, None, 0), (len(sides[0]), len(sides[1])), OPEN)
+        return Finding(claim, Difference(None, None, 0), num_runs, NOT_RUN)
     found = difference(columns_of(sides[0], ids), columns_of(sides[1], ids), figures[score])
-    return Finding(claim, found, (len(sides[0]), len(sides[1])), verdict(found))
+    # Nobody knows what another seed would change before there is one.
+    is_alone = [
+        len(runs) == 1 and cell.configs[0].method != "few-shot"
+        for cell, runs in zip((more, less), sides, strict=True)
+    ]
+    return Finding(claim, found, num_runs, ONE_SEED if any(is_alone) and not is_rationale else verdict(found))
 
 
 def verdict(found: Difference) -> str:
