@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotray.config_sweep import Cell, SweepConfig, runs
+from cotray.data.store import RunFolder
 from cotray.errors import CotrayError, StageError
 from cotray.report.sweep import write_sweep
 from cotray.stages.claims import findings
@@ -17,7 +18,7 @@ from cotray.stages.run import run_stages
 
 
 def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
-    """Make what is missing, write sweep.json and sweep.html, and return the table.
+    """Make what is missing, write sweep.json and sweep.html after every run, and return the table.
 
     A run that fails does not stop the others. Raises StageError at the end if one did, naming them.
     """
@@ -27,10 +28,13 @@ def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
             earlier = [other.run_dir for other in configs[:position] if other.run_dir not in failed]
+            was_done = RunFolder(one.run_dir).manifest("simulations") is not None
             try:
                 run_stages(one, reuse_from=earlier, label=label)
             except CotrayError as error:
                 failed[one.run_dir] = error
+            if not was_done:  # what there is so far can be looked at while the others run
+                write_sweep(config, cells, findings(config.claims, cells))
     table = write_sweep(config, cells, findings(config.claims, cells))
     if failed:
         causes = "; ".join(f"{run_dir}: {error}" for run_dir, error in failed.items())
