@@ -239,8 +239,8 @@ class RunConfig(Config):
                 f"student.conseq ranks by {conseq.score}: add {measure} to assessing.measures, "
                 "or choose another student.conseq.score"
             )
-        if conseq and "train" not in self.assessing.splits:
-            raise ValueError("student.conseq ranks the rationales of train: add train to assessing.splits")
+        if conseq and not {"train", "dev"} <= set(self.assessing.splits):
+            raise ValueError("student.conseq ranks what was assessed: add train and dev to assessing.splits")
         return self
 
     @property

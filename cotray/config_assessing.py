@@ -14,6 +14,8 @@ Score = Literal[
     "num_words", "copy_rate", "repetition", "states_answer",
     "num_pairs", "grounded", "novel", "delta", "qags",
 ]  # fmt: skip
+ConSeqScore = Literal["num_words", "num_pairs", "grounded", "novel", "delta", "qags"]
+"""Those of which more is better."""
 MEASURE_OF: dict[Score, Measure] = {
     **dict.fromkeys(("num_words", "copy_rate", "repetition", "states_answer"), "surface"),
     **dict.fromkeys(("num_pairs", "grounded", "novel", "delta"), "quals"),
@@ -84,6 +86,6 @@ class AssessingConfig(PoolConfig):
         for rule in self.rules:
             if (measure := MEASURE_OF[rule.score]) not in self.measures:
                 raise ValueError(f"a rule needs {rule.score}: add {measure} to measures")
-        if self.rules and "train" not in self.splits:
-            raise ValueError("rules are for the rationales of train: add train to splits")
+        if self.rules and not {"train", "dev"} <= set(self.splits):
+            raise ValueError("with rules, train learns from what was assessed: add train and dev to splits")
         return self

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cotray.config_assessing import Score
+from cotray.config_assessing import ConSeqScore
 from cotray.config_types import Config
 
 
 class ConSeqConfig(Config):
-    score: Score = "grounded"
+    score: ConSeqScore = "grounded"
     """What the teacher's rationales and the student's samples are ranked by, the highest being the best."""
     share: float = Field(default=0.3, gt=0, le=1)
     """Questions are learned from whose rationale is in this share of the best ones and whose worst sample

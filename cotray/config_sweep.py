@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,13 +16,14 @@ from cotray.config_types import Config
 from cotray.configfile import describe, read_tree
 from cotray.errors import ConfigError
 
-SEED = "student.training.seed"
+SEEDS = ("student.training.seed", "simulator.training.seed")
 
 
 StudentFigure = Literal["accuracy", "las", "sim_gain", "leak_rate", "oracle_gain", "perturbation_drop"]
 RationaleFigure = Literal[
     "rationale.grounded", "rationale.novel", "rationale.delta", "rationale.qags", "rationale.num_words",
     "rationale.copy_rate", "rationale.repetition", "rationale.states_answer", "rationale.sim_gain",
+    "rationale.las",
 ]  # fmt: skip
 
 
@@ -48,7 +48,7 @@ class SweepConfig(Config):
     vary: dict[str, list[Any]] = Field(min_length=1)
     """Key -> the values it takes, one key at a time; all others stay as in the base."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
-    """Of the student's training. The teacher writes once, whatever their number."""
+    """Of the student's and the simulator's training. The teacher writes once, whatever their number."""
     claims: tuple[Claim, ...] = ()
     """What the sweep is to find out: each is told to hold, not to hold, or to be open."""
 
@@ -59,14 +59,14 @@ class SweepConfig(Config):
             for value in (claim.more, claim.less):
                 if values.count(value) != 1:
                     raise ValueError(
-                        f"the claim '{claim.text}' compares '{value}', which is not one value of vary"
+                        f"the claim '{claim.text}' compares '{value}', which is not exactly one value of vary"
                     )
         return self
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of one key; `configs` has a run's configuration per seed, or one where nothing is trained."""
+    """One value of one key; `configs` has a run's configuration per seed."""
 
     key: str
     value: Any
@@ -74,26 +74,30 @@ class Cell:
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepConfig, list[Cell]]:
-    """Read and resolve everything before anything runs; `a.b=c` overrides the sweep's base.
+    """Read and resolve everything before anything runs; `a.b=c` overrides the sweep's base, or its run_dir.
 
     Cells with the same resolved configuration, such as the base's own value under two keys, share their runs.
     Raises ConfigError with one line.
     """
+    own = [text for text in overrides if text.startswith("run_dir=")]
+    overrides = [text for text in overrides if text not in own]
     try:
-        sweep = SweepConfig.model_validate(read_tree(path, ()))
+        sweep = SweepConfig.model_validate(read_tree(path, own))
     except ValidationError as error:
         problems = "; ".join(describe(problem, SweepConfig) for problem in error.errors()[:5])
         raise ConfigError(f"{path}: {problems}") from None
-    source = Path(path).parent / sweep.config
+    for name in {text.partition("=")[0] for text in overrides} | sweep.vary.keys():
+        if name in SEEDS or (name in sweep.vary and any(text.startswith(f"{name}=") for text in overrides)):
+            raise ConfigError(f"{path}: {name} is set by the sweep itself, under `vary` or `seeds`")
     base = [*(f"{key}={json.dumps(value)}" for key, value in sweep.base.items()), *overrides]
     folders: dict[str, str] = {}
     cells = []
     for key, values in sweep.vary.items():
         for value in values:
             configs = []
-            for seed in sweep.seeds if value != "few-shot" else sweep.seeds[:1]:
-                varied = [*base, f"{key}={json.dumps(value)}", f"{SEED}={seed}", f"run_dir={sweep.run_dir}"]
-                config = load_config(source, varied)
+            for seed in sweep.seeds:
+                of_run = [f"{key}={json.dumps(value)}", *(f"{name}={seed}" for name in SEEDS)]
+                config = load_config(Path(path).parent / sweep.config, [*base, *of_run])
                 same = json.dumps(config.model_dump(mode="json"), sort_keys=True)
                 folder = folders.setdefault(same, f"{sweep.run_dir}/{_name(key, value)}/seed-{seed}")
                 configs.append(config.model_copy(update={"run_dir": folder}))
@@ -104,9 +108,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
 def runs(cells: Sequence[Cell]) -> Iterator[RunConfig]:
     """Every run once: all cells with the first seed, then all with the second, ..."""
     seen = set[str]()
-    for of_seed in zip_longest(*(cell.configs for cell in cells)):
+    for of_seed in zip(*(cell.configs for cell in cells), strict=True):
         for config in of_seed:
-            if config is not None and config.run_dir not in seen:
+            if config.run_dir not in seen:
                 seen.add(config.run_dir)
                 yield config
 

@@ -13,7 +13,7 @@ from cotray.config_sweep import Cell, Claim, load_sweep
 from cotray.data.store import Manifest, RunFolder
 from cotray.errors import ConfigError
 from cotray.records import Assessment, Simulation
-from cotray.report.sweep import write_sweep
+from cotray.report.sweep import _figures, write_sweep
 from cotray.scoring.compare import (
     RATIONALE_FIGURES,
     STUDENT_FIGURES,
@@ -23,7 +23,7 @@ from cotray.scoring.compare import (
     rationale_columns,
     student_columns,
 )
-from cotray.stages.claims import FAILS, HOLDS, NOT_RUN, ONE_SEED, OPEN, findings, verdict
+from cotray.stages.claims import FAILS, HOLDS, OPEN, UNFINISHED, findings, verdict
 from cotray.stages.score import figures
 
 SMOKE = Path(__file__).parent.parent / "jobs/configs/smoke.yaml"
@@ -58,18 +58,30 @@ def test_every_figure_is_the_one_that_score_writes() -> None:
         "perturbation_drop": accuracy - written["perturbed_accuracy"]["value"],
     }
     for name, value in expected.items():
-        assert STUDENT_FIGURES[name](columns([rows]))[0] == pytest.approx(value), name
-    # Accuracy over all rows, the oracle's over those that have one.
-    gain = written["oracle_accuracy"]["value"] - accuracy
-    assert STUDENT_FIGURES["oracle_gain"](columns([rows]))[0] == pytest.approx(gain)
+        assert STUDENT_FIGURES[name].value(columns([rows]))[0] == pytest.approx(value), name
+
+
+def test_an_oracles_gain_is_over_the_questions_that_have_a_teachers_rationale() -> None:
+    """A student that the oracle changes nothing for has a gain of 0, also where some have no rationale."""
+    rows = [simulation(number, seed=3) for number in range(40)]
+    same = [
+        Simulation.from_row(row.to_row() | {"oracle_answer": row.oracle_answer and row.student_answer})
+        for row in rows
+    ]
+    none = {name: np.zeros_like(values) for name, values in columns([same]).items()}
+    found = difference(columns([same]), none, STUDENT_FIGURES["oracle_gain"], num_resamples=20)
+    assert found == Difference(0.0, (0.0, 0.0), 30)
+    assert _figures(figures(same, num_resamples=100, seed=0))["oracle_gain"] == 0.0
 
 
 def test_las_is_undefined_where_a_group_is_empty() -> None:
     rows = [simulation(number, seed=3) for number in range(6)]
     leaking = [Simulation.from_row(row.to_row() | {"sim_e": row.student_answer}) for row in rows]
-    assert np.isnan(STUDENT_FIGURES["las"](columns([leaking]))).all()
+    assert np.isnan(STUDENT_FIGURES["las"].value(columns([leaking]))).all()
     found = difference(columns([leaking]), columns([rows]), STUDENT_FIGURES["las"], num_resamples=10)
     assert found.value is None and found.ci95 is None and verdict(found) == OPEN
+    # Nor is it that of the other runs, if one of them is so.
+    assert difference(columns([rows, leaking]), columns([rows]), STUDENT_FIGURES["las"]).value is None
 
 
 def test_the_difference_is_that_of_means_over_runs_and_zero_with_itself() -> None:
@@ -113,10 +125,14 @@ def test_rationales_are_compared_where_both_have_the_score() -> None:
             sim_x="no", sim_xe="yes" if number else "no",
         )  # fmt: skip
 
-    runs = [{r.id: rationale_columns(r) for r in (row(0, -1.0), row(1, None), row(2, -3.0))}]
-    stacked = columns_of(runs, ["q0", "q1", "q2"])
-    assert RATIONALE_FIGURES["grounded"](stacked)[0] == -2.0
-    assert RATIONALE_FIGURES["sim_gain"](stacked)[0] == pytest.approx(2 / 3)
+    sides = [
+        columns_of([{r.id: rationale_columns(r) for r in rows}], ["q0", "q1", "q2"])
+        for rows in ((row(0, -1.0), row(1, None), row(2, -3.0)), (row(0, -1.5), row(1, -9.0), row(2, -4.0)))
+    ]
+    found = difference(sides[0], sides[1], RATIONALE_FIGURES["grounded"], num_resamples=50)
+    assert found.value == pytest.approx((0.5 + 1.0) / 2) and found.num_questions == 2
+    # q0 is not simulated right, the others are with the rationale alone.
+    assert RATIONALE_FIGURES["sim_gain"].value(sides[0])[0] == pytest.approx(2 / 3)
 
 
 def sweep_file(folder: Path, claims: str) -> Path:
@@ -136,7 +152,7 @@ CLAIM = "{text: Better., figure: %s, more: contrast-wrong, less: greedy}"
     [
         (
             "{text: T., figure: las, more: contrast-wrong, less: human}",
-            "compares 'human', which is not one value",
+            "compares 'human', which is not exactly one value",
         ),
         ("{text: T., figure: lass, more: contrast-wrong, less: greedy}", "figure"),
     ],
@@ -157,20 +173,28 @@ def write_run(cell: Cell, rows: dict[int, list[Simulation]]) -> None:
         folder.finish(Manifest("simulations", {}, "", 60, 60, 0, metrics))
 
 
-def test_a_sweeps_page_tells_each_claim_with_the_runs_that_are_done(tmp_path: Path) -> None:
+def test_a_sweeps_page_tells_each_claim_once_all_its_runs_are_done(tmp_path: Path) -> None:
     sweep, cells = load_sweep(sweep_file(tmp_path, CLAIM % "accuracy"))
-    assert [one.verdict for one in findings(sweep.claims, cells)] == [NOT_RUN]
-    write_run(cells[0], {0: [simulation(n, seed=1, right=0.1) for n in range(60)]})
+    assert [one.verdict for one in findings(sweep.claims, cells, [])] == [UNFINISHED]
+    write_run(cells[0], {k: [simulation(n, seed=k, right=0.1) for n in range(60)] for k in (0, 1)})
     write_run(cells[1], {k: [simulation(n, seed=k + 5, right=0.9) for n in range(60)] for k in (0, 1)})
-    (found,) = findings(sweep.claims, cells)
-    assert found.verdict == ONE_SEED and found.num_runs == (2, 1)
-    write_run(cells[0], {1: [simulation(n, seed=2, right=0.1) for n in range(60)]})
-    (found,) = findings(sweep.claims, cells)
-    table = write_sweep(sweep, cells, [found])
+    run_dirs = [config.run_dir for cell in cells for config in cell.configs]
+    (some,) = findings(sweep.claims, cells, run_dirs[:3])
+    assert some.verdict == UNFINISHED and some.num_runs == (1, 2) and (some.difference.value or 0) > 0.5
+    (found,) = findings(sweep.claims, cells, run_dirs)
+    table = write_sweep(sweep, cells, [found], run_dirs)
     assert found.verdict == HOLDS and found.num_runs == (2, 2) and found.difference.num_questions == 60
     assert "holds here: Better. (accuracy, 0." in table
     page = (tmp_path / "runs/sweep.html").read_text()
     assert "Better." in page and "n = 60; 2 and 2 runs" in page
+
+
+def test_figures_of_a_run_that_was_refused_are_not_shown(tmp_path: Path) -> None:
+    """They are there, but of another configuration than the sweep's."""
+    sweep, cells = load_sweep(sweep_file(tmp_path, CLAIM % "accuracy"))
+    write_run(cells[0], {k: [simulation(n, seed=k) for n in range(9)] for k in (0, 1)})
+    table = write_sweep(sweep, cells, [], [cells[0].configs[1].run_dir])
+    assert "method=greedy          1/2" in table and "method=contrast-wrong  0/2" in table
 
 
 def test_a_claim_about_rationales_reads_what_assess_wrote(tmp_path: Path) -> None:
@@ -186,6 +210,6 @@ def test_a_claim_about_rationales_reads_what_assess_wrote(tmp_path: Path) -> Non
         folder.write_records("assessments/part-0.parquet", rows, Assessment)
         folder.write_bytes("assessments/started.json", b"{}")
         folder.finish(Manifest("assessments", {}, "", 9, 9, 0, {}))
-    (found,) = findings(sweep.claims, cells)
+    (found,) = findings(sweep.claims, cells, [cell.configs[0].run_dir for cell in cells])
     assert found.difference.value == pytest.approx(0.7) and found.verdict == HOLDS
     assert Claim.model_validate(found.claim.model_dump()) == found.claim

@@ -76,6 +76,7 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path):
         ("storage.endpoint_url=localhost:9000", "storage.endpoint_url: String should match pattern"),
         ("data=sample", "data: "),
         ("student.conseq.share=0", "student.conseq.share: Input should be greater than 0"),
+        ("student.conseq.score=copy_rate", "student.conseq.score: Input should be 'num_words'"),
         ("student.conseq.score=sim_x", "student.conseq.score: Input should be 'num_words'"),
     ],
 )
@@ -95,7 +96,7 @@ def test_conseq_is_off_by_default_and_needs_the_measure_that_it_ranks_by(tmp_pat
         "or choose another student.conseq.score"
     )
     assert "add surface" in error_of(
-        tmp_path, "", "student.conseq.score=copy_rate", "assessing.measures=[quals]"
+        tmp_path, "", "student.conseq.score=num_words", "assessing.measures=[quals]"
     )
     conseq = load(tmp_path, "", "student.conseq.share=0.5", "assessing.measures=[quals]").student.conseq
     assert conseq is not None and conseq.model_dump() == {

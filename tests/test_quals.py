@@ -258,7 +258,7 @@ def test_a_text_as_its_own_source_has_exactly_zero() -> None:
 
 
 def test_unrelated_sentences_in_the_facts_lower_grounded() -> None:
-    text, fact = "Rain falls from clouds.", "Rain falls from clouds."
+    text, fact = "Rain falls from clouds.", "Rain falls from the clouds."
     unrelated = "The mayor bought nine green bicycles for her sisters."
     one, two, three = scorer(CountingModel()).score(
         [rationale("a", text, (fact,)), rationale("b", text, (fact, unrelated)),
@@ -266,6 +266,16 @@ def test_unrelated_sentences_in_the_facts_lower_grounded() -> None:
     )  # fmt: skip
     assert one.grounded is not None and two.grounded is not None and three.grounded is not None
     assert one.grounded > two.grounded > three.grounded
+
+
+def test_a_rationale_that_is_the_facts_is_not_compared_with_itself() -> None:
+    """People's own, which would be fully grounded by construction."""
+    text, facts = (
+        "Rain falls from clouds. Clouds are water.",
+        ("Rain falls from clouds.", "Clouds are water."),
+    )
+    (parts,) = scorer(CountingModel()).score([rationale("a", text, facts)], [("Bees make honey.",)])
+    assert parts.novel is not None and parts.grounded is parts.delta is parts.shuffled is None
 
 
 def test_parts_equal_their_definition_and_other_facts_are_a_floor() -> None:

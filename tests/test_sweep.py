@@ -75,6 +75,23 @@ def test_a_mistake_is_found_before_anything_runs(tmp_path: Path, text: str, prob
     assert problem in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "override", ["student.training.seed=4", "simulator.training.seed=4", "method=greedy"]
+)
+def test_what_the_sweep_sets_itself_is_not_overridden_in_silence(tmp_path: Path, override: str) -> None:
+    path = write(tmp_path, "vary: {method: [human]}")
+    with pytest.raises(ConfigError, match=f"{override.partition('=')[0]} is set by the sweep itself"):
+        load_sweep(path, [override])
+    with pytest.raises(ConfigError, match="set by the sweep itself"):
+        load_sweep(write(tmp_path, "vary: {student.training.seed: [1]}"))
+
+
+def test_a_sweep_goes_to_another_folder_where_told(tmp_path: Path) -> None:
+    sweep, (cell,) = load_sweep(write(tmp_path, "vary: {method: [human]}\nseeds: [3]"), ["run_dir=elsewhere"])
+    assert sweep.run_dir == "elsewhere" and cell.configs[0].run_dir == "elsewhere/method=human/seed-3"
+    assert cell.configs[0].student.training.seed == cell.configs[0].simulator.training.seed == 3
+
+
 def test_a_run_without_a_seed_of_its_own_trains_with_the_runs_seed() -> None:
     from cotray.config import parse_config
 
@@ -89,7 +106,8 @@ def test_the_interval_over_seeds_is_students_t() -> None:
     assert figures.mean == pytest.approx(0.3) and figures.ci95
     assert figures.ci95[1] - 0.3 == pytest.approx(4.302653 * statistics.stdev([0.1, 0.2, 0.6]) / 3**0.5)
     assert figures.ci95[1] == pytest.approx(0.9573, abs=1e-4)
-    assert mean_over_seeds([0.1, None]).ci95 is None and mean_over_seeds([0.1, None]).mean == 0.1
+    assert mean_over_seeds([0.1]).ci95 is None and mean_over_seeds([0.1]).mean == 0.1
+    assert mean_over_seeds([0.1, None]).mean is None, "not a mean over what happens to be defined"
     assert mean_over_seeds([None]).mean is None
 
 
@@ -129,7 +147,7 @@ def test_a_sweep_has_every_run_but_the_broken_ones_and_says_so(swept: Path) -> N
         ("off", 2),
         ("random:nonsense", 0),
         ("human", 2),
-        ("few-shot", 1),
+        ("few-shot", 2),
     ]
     for row in table["rows"][:2]:
         folder = swept / f"student.training.tags={row['value']}"
@@ -169,6 +187,9 @@ def test_people_teach_what_they_wrote_and_a_prompted_teacher_trains_nothing(swep
     assert not (swept / "method=few-shot/seed-1/student/model.safetensors").exists()
     answers = list(few_shot.read_records("answers", StudentAnswer))
     assert answers and {row.method for row in answers} == {"few-shot"}
+    # The second seed is the simulator's alone; its answers are taken over.
+    again = RunFolder(str(swept / "method=few-shot/seed-2"))
+    assert list(again.read_records("answers", StudentAnswer)) == answers
 
 
 @pytest.mark.ray

@@ -137,11 +137,14 @@ class Shards:
         """Delete what is left of batches once every shard is sealed."""
         self.folder.delete(f"{self.target}/{self._batches}")
 
-    def adopt(self, data: bytes, shard: str) -> None:
-        """Take over a finished shard's rows from elsewhere; they count like a batch."""
-        num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
-        name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_rows}.parquet"
-        self.folder.write_bytes(name, data)
+    def adopt_all(self, other: RunFolder) -> None:
+        """Take over the finished shards of another run's same stage; their rows count like batches."""
+        for path in other.parquet_files(self.target):
+            leaf = path.rpartition("/")[2]
+            data, shard = other.read_bytes(f"{self.target}/{leaf}"), leaf.removesuffix(".parquet")
+            num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+            name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_rows}.parquet"
+            self.folder.write_bytes(name, data)
 
     @property
     def _batches(self) -> str:

@@ -104,6 +104,8 @@ def assumed(assumptions: Assumptions) -> list[str]:
             "the other stages run on demand on their configured number of workers; "
             f"{rates.tokens_per_example:g} tokens per example; all epochs, none stopped early"
         )
+    if config.student.conseq:
+        lines.append("not included: student.conseq, its samples and its second phase")
     lines.append(f"method {config.method} alone; `run` does every one of `methods`")
     lines.append(f"{assumptions.num_runs} simulated runs, seed {config.seed}")
     return lines

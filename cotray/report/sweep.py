@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -29,7 +29,10 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Mean:
-    """Over seeds; `ci95` is Student's t interval of the mean, None below two defined values."""
+    """Over seeds; `ci95` is Student's t interval of the mean, None below two values.
+
+    A figure that is undefined in any run has no mean: it would not be chance which runs it leaves out.
+    """
 
     mean: float | None
     ci95: tuple[float, float] | None
@@ -55,13 +58,17 @@ class Rated:
     selection: dict[str, Any] | None
 
 
-def write_sweep(config: SweepConfig, cells: Sequence[Cell], findings: Sequence[Any]) -> str:
+def write_sweep(
+    config: SweepConfig, cells: Sequence[Cell], findings: Sequence[Any], done: Collection[str]
+) -> str:
     """Write both files into the sweep's folder; returns the tables as text.
 
-    `findings` are those of cotray.stages.claims, one per claim.
+    `findings` are those of cotray.stages.claims, one per claim; `done` are the folders of the runs to show,
+    those whose figures are of these configurations.
     """
-    rows = [_row(cell) for cell in cells]
-    rated = _rated(cells)
+    shown = [replace(cell, configs=tuple(c for c in cell.configs if c.run_dir in done)) for cell in cells]
+    rows = [_row(cell) for cell in shown]
+    rated = _rated(shown)
     root = RunFolder(config.run_dir)
     summary = {
         "seeds": list(config.seeds),
@@ -94,8 +101,10 @@ def write_sweep(config: SweepConfig, cells: Sequence[Cell], findings: Sequence[A
 
 def mean_over_seeds(values: Sequence[float | None]) -> Mean:
     defined = [value for value in values if value is not None]
-    mean = statistics.fmean(defined) if defined else None
-    if mean is None or len(defined) < 2:
+    if not defined or len(defined) < len(values):
+        return Mean(None, None, tuple(values))
+    mean = statistics.fmean(defined)
+    if len(defined) < 2:
         return Mean(mean, None, tuple(values))
     half = float(student_t.ppf(0.975, len(defined) - 1)) * statistics.stdev(defined) / len(defined) ** 0.5
     return Mean(mean, (mean - half, mean + half), tuple(values))
@@ -107,7 +116,7 @@ def text_table(rows: Sequence[Row], num_seeds: int) -> str:
         [
             f"{row.key}={row.value}",
             f"{row.num_runs}/{num_seeds}",
-            *(f"{number(m.mean)} {interval(m.ci95)}" for m in row.figures.values()),
+            *(f"{number(m.mean)} {interval(m.ci95)}{_undefined(m)}" for m in row.figures.values()),
         ]
         for row in rows
     ]
@@ -116,6 +125,11 @@ def text_table(rows: Sequence[Row], num_seeds: int) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (header, *lines)
     )
+
+
+def _undefined(figure: Mean) -> str:
+    num_undefined = sum(value is None for value in figure.values)
+    return f" (undefined in {num_undefined} of {len(figure.values)})" if num_undefined else ""
 
 
 def _claim_line(one: Any) -> str:
@@ -127,11 +141,11 @@ def _rated(cells: Sequence[Cell]) -> list[Rated]:
     """Cells with the same scores, because they share the teacher's rationales, are one."""
     rated: dict[str, Rated] = {}
     for cell in cells:
-        folder = RunFolder(cell.configs[0].run_dir)
-        assessments, rationales = folder.manifest("assessments"), folder.manifest("rationales")
-        student = folder.manifest("student")
-        if not assessments or not rationales or assessments.input != rationales.fingerprint:
+        folder = RunFolder(cell.configs[0].run_dir) if cell.configs else None
+        assessments = folder.manifest("assessments") if folder else None
+        if folder is None or assessments is None:
             continue
+        student = folder.manifest("student")
         quality = {key: value for key, value in assessments.metrics.items() if key != "last_run"}
         selection = student.metrics.get("selection") if student else None
         one = Rated(f"{cell.key}={cell.value}", quality, selection)
@@ -140,24 +154,25 @@ def _rated(cells: Sequence[Cell]) -> list[Rated]:
 
 
 def _row(cell: Cell) -> Row:
-    manifests = [RunFolder(config.run_dir).manifest("simulations") for config in cell.configs]
-    runs = [_figures(manifest.metrics) if manifest else {} for manifest in manifests]
+    manifests = [RunFolder(config.run_dir).require("simulations", "score") for config in cell.configs]
+    runs = [_figures(manifest.metrics) for manifest in manifests]
     return Row(
         cell.key,
         cell.value,
-        sum(bool(run) for run in runs),
+        len(runs),
         {name: mean_over_seeds([run.get(name) for run in runs]) for name in FIGURES},
     )
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Of one run; the gain of an oracle rationale and the drop by a perturbed one are over accuracy."""
+    """Of one run; an oracle's gain is over the questions that have a teacher's rationale."""
     accuracy, oracle, perturbed = (
         metrics[name]["value"] for name in ("accuracy", "oracle_accuracy", "perturbed_accuracy")
     )
+    explained = metrics.get("explained_accuracy", metrics["accuracy"])["value"]
     return {
         **{name: metrics["las"][name] for name in ("las", "sim_gain", "leak_rate")},
         "accuracy": accuracy,
-        "oracle_gain": None if oracle is None or accuracy is None else oracle - accuracy,
+        "oracle_gain": None if oracle is None or explained is None else oracle - explained,
         "perturbation_drop": None if perturbed is None or accuracy is None else accuracy - perturbed,
     }

@@ -49,37 +49,46 @@ def rationale_columns(row: Assessment) -> dict[str, float]:
         name: np.nan if (score := getattr(row, name)) is None else float(score) for name in RATIONALE_SCORES
     }
     target = normalized(row.target_answer)
-    said = {arm: getattr(row, f"sim_{arm}") for arm in ("x", "xe")}
+    said = {arm: getattr(row, f"sim_{arm}") for arm in ("x", "e", "xe")}
     right = {arm: normalized(text) == target if text else np.nan for arm, text in said.items()}
     return {**scores, **right}
 
 
-def _mean(name: str) -> Callable[[Columns], np.ndarray]:
-    return lambda columns: _nanmean(columns[name])
+@dataclass(frozen=True)
+class Figure:
+    """`value` maps columns to one number per run; questions without one of `needs`, on either side, are left
+    out."""
+
+    needs: tuple[str, ...]
+    value: Callable[[Columns], np.ndarray]
 
 
-def _minus(one: str, other: str) -> Callable[[Columns], np.ndarray]:
-    return lambda columns: _nanmean(columns[one]) - _nanmean(columns[other])
+def _mean(name: str) -> Figure:
+    return Figure((name,), lambda columns: columns[name].mean(-1))
+
+
+def _minus(one: str, other: str) -> Figure:
+    return Figure((one, other), lambda columns: columns[one].mean(-1) - columns[other].mean(-1))
 
 
 def _las(columns: Columns) -> np.ndarray:
     """METHOD 4.1; NaN where a group is empty."""
     gain, leaks = columns["xe"] - columns["x"], columns["e"] == 1
-    groups = [_nanmean(np.where(group, gain, np.nan)) for group in (leaks, ~leaks)]
-    return (groups[0] + groups[1]) / 2
+    return (_mean_where(leaks, gain) + _mean_where(~leaks, gain)) / 2
 
 
-STUDENT_FIGURES: dict[str, Callable[[Columns], np.ndarray]] = {
+STUDENT_FIGURES = {
     "accuracy": _mean("right"),
-    "las": _las,
+    "las": Figure(("x", "e", "xe"), _las),
     "sim_gain": _minus("xe", "x"),
     "leak_rate": _mean("e"),
     "oracle_gain": _minus("oracle", "right"),
     "perturbation_drop": _minus("right", "perturbed"),
 }
-RATIONALE_FIGURES: dict[str, Callable[[Columns], np.ndarray]] = {
+RATIONALE_FIGURES = {
     **{name: _mean(name) for name in RATIONALE_SCORES},
     "sim_gain": _minus("xe", "x"),
+    "las": Figure(("x", "e", "xe"), _las),
 }
 
 
@@ -90,38 +99,39 @@ def columns_of(runs: Sequence[Mapping[str, Mapping[str, float]]], ids: Sequence[
 
 
 def difference(
-    more: Columns,
-    less: Columns,
-    figure: Callable[[Columns], np.ndarray],
-    *,
-    num_resamples: int = 2000,
-    seed: int = 0,
+    more: Columns, less: Columns, figure: Figure, *, num_resamples: int = 2000, seed: int = 0
 ) -> Difference:
-    """`more`'s figure minus `less`'s; both have the same questions in the same order."""
-    num_questions = next(iter(more.values())).shape[-1]
-    point = _mean_over_runs(more, figure) - _mean_over_runs(less, figure)
+    """`more`'s figure minus `less`'s; both have the same questions in the same order.
+
+    Undefined where it is in any run. Resamples in which it is undefined are left out of the interval.
+    """
+    sides = [{name: columns[name] for name in figure.needs} for columns in (more, less)]
+    missing = [np.isnan(values).any(0) for columns in sides for values in columns.values()]
+    has_all = ~np.any(missing, axis=0)
+    sides = [{name: values[:, has_all] for name, values in columns.items()} for columns in sides]
+    num_questions = int(has_all.sum())
+    if not num_questions:
+        return Difference(None, None, 0)
+    point = figure.value(sides[0]).mean() - figure.value(sides[1]).mean()
+    if np.isnan(point):
+        return Difference(None, None, num_questions)
     random_ = np.random.default_rng(seed)
     resampled = np.empty(num_resamples)
     for index in range(num_resamples):
         questions = random_.integers(num_questions, size=num_questions)
-        sides = []
-        for columns in (more, less):
-            num_runs = next(iter(columns.values())).shape[0]
-            runs = random_.integers(num_runs, size=num_runs)
-            drawn = {name: values[runs][:, questions] for name, values in columns.items()}
-            sides.append(_mean_over_runs(drawn, figure))
-        resampled[index] = sides[0] - sides[1]
-    if np.isnan(point):
-        return Difference(None, None, num_questions)
+        values = [figure.value(_draw(columns, questions, random_)).mean() for columns in sides]
+        resampled[index] = values[0] - values[1]
     return Difference(float(point), interval(resampled), num_questions)
 
 
-def _mean_over_runs(columns: Columns, figure: Callable[[Columns], np.ndarray]) -> float:
-    return float(_nanmean(figure(columns)))
+def _draw(columns: Columns, questions: np.ndarray, random_: np.random.Generator) -> Columns:
+    """The questions drawn, of as many runs as there are, drawn too."""
+    num_runs = next(iter(columns.values())).shape[0]
+    runs = random_.integers(num_runs, size=num_runs)
+    return {name: values[runs][:, questions] for name, values in columns.items()}
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    """Over the last axis; NaN, without a warning, where nothing is defined."""
-    defined = ~np.isnan(values)
+def _mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Over the last axis; NaN, without a warning, where nothing is chosen."""
     with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(-1) / defined.sum(-1)
+        return np.where(chosen, values, 0).sum(-1) / chosen.sum(-1)

@@ -20,7 +20,8 @@ TokenLogprobs = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Quals:
-    """Mean natural-log probabilities per token; None without a pair, or without facts where they are needed.
+    """Mean natural-log probabilities per token; None without a pair, or, where they are needed, without facts
+    other than the rationale itself.
 
     `grounded`: QUALS against question, answer and facts. `novel`: minus QUALS against question and answer,
     how much of the rationale is not already there. `delta` = grounded + novel, the part of the new that the
@@ -101,7 +102,9 @@ class QualsScorer:
         """`other_facts`: of another question, for each rationale; () where there is none."""
         texts = [rationale.rationale for rationale in rationales]
         pairs = self.pairs(texts)
-        facts = [supporting_facts(rationale) for rationale in rationales]
+        # A rationale that is those facts, as people's are, would be compared with itself.
+        facts = [() if text == " ".join(own := supporting_facts(r)) else own
+                 for text, r in zip(texts, rationales, strict=True)]  # fmt: skip
         sources = [
             [source_text(r, ()), *([source_text(r, own)] if own else []),
              *([source_text(r, other)] if own and other else [])]

@@ -94,7 +94,12 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     if set(config.assessing.splits) != set(get_args(Split)):
         settings["splits"] = sorted(config.assessing.splits)
     prompts = pair_prompt_version(config.assessing.num_demonstrations)
-    return settings | {"prompts": prompts, "seed": config.seed}
+    settings |= {"prompts": prompts, "seed": config.seed}
+    # A model that train_pairs made again in the same folder is another one.
+    trained = (
+        RunFolder(config.assessing.model).manifest("training") if "/" in config.assessing.model else None
+    )
+    return settings | ({"trained": trained.fingerprint} if trained else {})
 
 
 def load_assessor(config: RunConfig) -> Assessor:
@@ -144,7 +149,5 @@ def _reuse(source: RunFolder, folder: RunFolder, shards: Shards, settings: dict[
         return False
     if not set(rationales.settings["kinds"]) <= set(own.settings["kinds"]):
         return False
-    for path in source.parquet_files("assessments"):
-        name = path.rpartition("/")[2]
-        shards.adopt(source.read_bytes(f"assessments/{name}"), name.removesuffix(".parquet"))
+    shards.adopt_all(source)
     return True

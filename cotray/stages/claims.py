@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cotray.config_sweep import Cell, Claim
@@ -19,7 +19,7 @@ from cotray.scoring.compare import (
 )
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot be told"
-NOT_RUN, ONE_SEED = "not run yet", "cannot be told from one seed"
+UNFINISHED, ONE_SEED = "not all runs are finished", "cannot be told from one seed"
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,30 @@ class Finding:
     verdict: str
 
 
-def findings(claims: Sequence[Claim], cells: Sequence[Cell]) -> list[Finding]:
-    """Every claim in order; its runs are those that are finished."""
+def findings(claims: Sequence[Claim], cells: Sequence[Cell], done: Collection[str]) -> list[Finding]:
+    """Every claim in order. `done`: run folders whose figures are of these configurations."""
     by_value = {str(cell.value): cell for cell in cells}
-    return [_finding(claim, by_value[claim.more], by_value[claim.less]) for claim in claims]
+    return [_finding(claim, by_value[claim.more], by_value[claim.less], done) for claim in claims]
 
 
-def _finding(claim: Claim, more: Cell, less: Cell) -> Finding:
+def _finding(claim: Claim, more: Cell, less: Cell, done: Collection[str]) -> Finding:
     _, _, score = claim.figure.rpartition(".")
     is_rationale = claim.figure.startswith("rationale.")
     read, figures = (_rationales, RATIONALE_FIGURES) if is_rationale else (_answers, STUDENT_FIGURES)
-    sides = [read(more), read(less)]
-    ids = sorted(set.intersection(*(set(run) for side in sides for run in side))) if all(sides) else []
-    num_runs = len(sides[0]), len(sides[1])
-    if not ids:
-        return Finding(claim, Difference(None, None, 0), num_runs, NOT_RUN)
-    found = difference(columns_of(sides[0], ids), columns_of(sides[1], ids), figures[score])
-    # Nobody knows what another seed would change before there is one.
-    is_alone = [
-        len(runs) == 1 and cell.configs[0].method != "few-shot"
-        for cell, runs in zip((more, less), sides, strict=True)
+    sides = [
+        read([config.run_dir for config in cell.configs if config.run_dir in done]) for cell in (more, less)
     ]
-    return Finding(claim, found, num_runs, ONE_SEED if any(is_alone) and not is_rationale else verdict(found))
+    num_runs = len(sides[0]), len(sides[1])
+    ids = sorted(set.intersection(*(set(run) for side in sides for run in side))) if all(sides) else []
+    if not ids:
+        return Finding(claim, Difference(None, None, 0), num_runs, UNFINISHED)
+    found = difference(columns_of(sides[0], ids), columns_of(sides[1], ids), figures[score])
+    # The teacher writes once for all seeds; of students, nobody knows what another seed would change.
+    if not is_rationale and num_runs != (len(more.configs), len(less.configs)):
+        return Finding(claim, found, num_runs, UNFINISHED)
+    if not is_rationale and min(num_runs) == 1:
+        return Finding(claim, found, num_runs, ONE_SEED)
+    return Finding(claim, found, num_runs, verdict(found))
 
 
 def verdict(found: Difference) -> str:
@@ -63,21 +65,19 @@ def verdict(found: Difference) -> str:
     return HOLDS if found.ci95[0] > 0 else FAILS
 
 
-def _answers(cell: Cell) -> list[dict[str, dict[str, float]]]:
-    """Question id -> columns, for each finished run."""
-    folders = [RunFolder(config.run_dir) for config in cell.configs]
+def _answers(run_dirs: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+    """Question id -> columns, for each run."""
     return [
-        {row.id: student_columns(row) for row in folder.read_records("simulations", Simulation)}
-        for folder in folders
-        if folder.manifest("simulations")
+        {row.id: student_columns(row) for row in RunFolder(run_dir).read_records("simulations", Simulation)}
+        for run_dir in run_dirs
     ]
 
 
-def _rationales(cell: Cell) -> list[dict[str, dict[str, float]]]:
-    """The teacher writes once for all seeds: one run, or none if nothing was assessed."""
-    folder = RunFolder(cell.configs[0].run_dir)
-    if not folder.manifest("assessments"):
-        return []
-    rows = folder.read_records("assessments", Assessment)
-    good = [row for row in rows if row.kind == "factual" and row.sample == 0 and not row.error]
-    return [{row.id: rationale_columns(row) for row in good}]
+def _rationales(run_dirs: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+    """The same of the teacher's, which are those of any run: one, or none if nothing was assessed."""
+    for folder in map(RunFolder, run_dirs):
+        if folder.manifest("assessments"):
+            rows = folder.read_records("assessments", Assessment)
+            good = [row for row in rows if row.kind == "factual" and row.sample == 0 and not row.error]
+            return [{row.id: rationale_columns(row) for row in good}]
+    return []

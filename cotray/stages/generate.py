@@ -104,9 +104,7 @@ def _reuse(source: RunFolder, shards: Shards, settings: dict[str, Any], requests
         return
     if not set(manifest.settings["kinds"]) <= set(settings["kinds"]):
         return
-    for path in source.parquet_files("rationales"):
-        name = path.rpartition("/")[2]
-        shards.adopt(source.read_bytes(f"rationales/{name}"), name.removesuffix(".parquet"))
+    shards.adopt_all(source)
 
 
 def _finish(
@@ -117,6 +115,11 @@ def _finish(
     causes = Counter({key.removeprefix("cause/"): n for key, n in counts.items() if key.startswith("cause/")})
     if num_dead > config.teacher.max_error_rate * num_rows or (num_dead and num_dead == num_rows):
         shown = "; ".join(f"{count} x {cause}" for cause, count in causes.most_common(3))
+        if config.decoding_method == "human":
+            raise StageError(
+                f"{folder.uri('rationales')}: {num_dead} of {num_rows} questions have no human rationale "
+                "(columns reference_rationale and facts); add some, or choose another method"
+            )
         raise StageError(
             f"{folder.uri('rationales')}: {num_dead} of {num_rows} requests failed ({shown}). Each is in "
             f"{folder.uri('dead_letter')} with its prompt; teacher.max_error_rate="

@@ -119,7 +119,7 @@ def run_stages(config: RunConfig, *, overwrite: bool = False, reuse_from: Sequen
     if config.assessing.measures:
         assess(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} assess")
     train(config, overwrite=overwrite, label=f"{label} train")
-    score(config, overwrite=overwrite, label=f"{label} score")
+    score(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} score")
     _write_config(config)
 
 

@@ -33,15 +33,22 @@ ROWS_PER_CALL = 128
 """Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
 
 
-def score(config: RunConfig, *, overwrite: bool = False, label: str = "score") -> Manifest:
-    """Run the three steps that are not done yet; returns the manifest of simulations/ with the figures."""
+def score(
+    config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str] = (), label: str = "score"
+) -> Manifest:
+    """Run the three steps that are not done yet; returns the manifest of simulations/ with the figures.
+
+    `reuse_from` names run folders whose answers are taken over where the same student gave them.
+    """
     folder = RunFolder(config.run_dir)
-    answers = _answer(config, folder, overwrite=overwrite, label=f"{label}: answers")
+    answers = _answer(config, folder, reuse_from, overwrite=overwrite, label=f"{label}: answers")
     simulator = _train_simulator(config, folder, answers, overwrite=overwrite, label=f"{label}: simulator")
     return _simulate(config, folder, answers, simulator, overwrite=overwrite, label=f"{label}: simulations")
 
 
-def _answer(config: RunConfig, folder: RunFolder, *, overwrite: bool, label: str) -> Manifest:
+def _answer(
+    config: RunConfig, folder: RunFolder, reuse_from: Sequence[str], *, overwrite: bool, label: str
+) -> Manifest:
     student = folder.require("student", "train")
     rationales = folder.require("rationales", "generate")
     settings = config.scoring.model_dump(include={"max_new_tokens", "perturbed_fraction"})
@@ -50,6 +57,11 @@ def _answer(config: RunConfig, folder: RunFolder, *, overwrite: bool, label: str
         return folder.require("answers", "score")
     version = fingerprint(settings, source)
     shards = Shards(folder.root, "rationales", "answers", StudentAnswer, version, _is_factual)
+    for other in map(RunFolder, reuse_from):
+        there = other.manifest("answers")
+        if there is not None and there.fingerprint == fingerprint(settings, source):
+            shards.adopt_all(other)
+            break
     stage = PoolStage(shards, Rationale, build=partial(_load_student, config, folder.uri("student")))
     total = shards.num_wanted()
     run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
@@ -143,6 +155,9 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
     explained = [row for row in rows if row.oracle_answer]
     return {
         "accuracy": accuracy(lambda r: normalized(r.student_answer) == normalized(r.answer), rows),
+        "explained_accuracy": accuracy(
+            lambda r: normalized(r.student_answer) == normalized(r.answer), explained
+        ),
         "oracle_accuracy": accuracy(lambda r: normalized(r.oracle_answer) == normalized(r.answer), explained),
         "perturbed_accuracy": accuracy(
             lambda r: normalized(r.perturbed_answer) == normalized(r.answer), rows

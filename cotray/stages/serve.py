@@ -94,12 +94,10 @@ def _nested(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _run_folder(config: RunConfig, run_dir: str) -> RunFolder:
     """The folder of one method: run_dir itself, or the configured method's below it."""
-    if config.method == "few-shot":
-        raise ConfigError(
-            "method few-shot trains no student to serve: serve the teacher itself, or name another"
-        )
     for folder in (RunFolder(run_dir), RunFolder(f"{run_dir.rstrip('/')}/{config.method}")):
         if folder.manifest("student") and folder.manifest("simulator"):
+            if not folder.exists("student/config.json"):
+                raise ConfigError(f"{folder.root}: method few-shot trained no student; name another run")
             return folder
     raise DataError(
         f"{run_dir}: no finished student/ and simulator/; run `python -m jobs.run` or `score` first"

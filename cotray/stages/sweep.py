@@ -23,19 +23,24 @@ def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
     A run that fails does not stop the others. Raises StageError at the end if one did, naming them.
     """
     configs = list(runs(cells))
+    done: list[str] = []
     failed: dict[str, CotrayError] = {}
+
+    def write() -> str:
+        return write_sweep(config, cells, findings(config.claims, cells, done), done)
+
     with cluster(configs[0].ray, configs[0].storage):
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
-            earlier = [other.run_dir for other in configs[:position] if other.run_dir not in failed]
             was_done = RunFolder(one.run_dir).manifest("simulations") is not None
             try:
-                run_stages(one, reuse_from=earlier, label=label)
+                run_stages(one, reuse_from=done, label=label)
+                done.append(one.run_dir)
             except CotrayError as error:
                 failed[one.run_dir] = error
             if not was_done:  # what there is so far can be looked at while the others run
-                write_sweep(config, cells, findings(config.claims, cells))
-    table = write_sweep(config, cells, findings(config.claims, cells))
+                write()
+    table = write()
     if failed:
         causes = "; ".join(f"{run_dir}: {error}" for run_dir, error in failed.items())
         raise StageError(f"{len(failed)} of {len(configs)} runs failed ({causes})\n{table}")
