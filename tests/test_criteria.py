@@ -158,7 +158,7 @@ def test_rates_put_into_the_sheets_come_out(exported: Path, capsys) -> None:
     one = fill(exported / "annotator-1.csv", first)
     two = fill(exported / "annotator-2.csv", first)
     assert import_(exported, one, two) == 0
-    assert "`python -m jobs.report` shows it" in capsys.readouterr().out
+    assert "`python -m jobs.report`" in capsys.readouterr().out
     results = json.loads((exported.parent / "runs/demo/criteria.json").read_text())
     rates = {(r["writer"], r["method"], r["measure"]): r for r in results["people"]["rates"]}
     assert rates["teacher", "greedy", "new_info"]["rate"] == 0.5
