@@ -101,9 +101,13 @@ def load_for_inference(
     name: str, *, revision: str = "main", dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, the model on the accelerator if there is one."""
+    from cotray.attention import share_keys
+
     device, torch_dtype = device_and_dtype(dtype)
     tokenizer = load_tokenizer(name, revision=revision)
     model: Any = load_model(name, revision=revision, dtype=torch_dtype)
+    if device.type == "cpu":
+        share_keys(model)
     return model.to(device), tokenizer
 
 

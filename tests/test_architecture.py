@@ -24,7 +24,8 @@ BASE = {
 }
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
-    "models": BASE | {"data"},
+    "attention": BASE,
+    "models": BASE | {"attention", "data"},
     "sequences": BASE,
     "draws": BASE,
     "prompts": BASE,
