@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cotray.config_assessing import MEASURE_OF, AssessingConfig
 from cotray.config_conseq import ConSeqConfig
 from cotray.config_serving import ServingConfig
 from cotray.config_types import Config, Dtype, Fraction, ModelName, PoolConfig
-from cotray.configfile import describe, read_tree
-from cotray.errors import ConfigError
+from cotray.configfile import read_tree, validated
 
 Method = Literal[
     "greedy",
@@ -283,11 +282,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> RunConfig:
     """Validate an already parsed tree; also the door for Serve arguments and tests."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = "; ".join(describe(problem, RunConfig) for problem in error.errors()[:5])
-        raise ConfigError(f"{source}: {problems}") from None
+    return validated(RunConfig, tree, source=source)
 
 
 def dump_config(config: RunConfig) -> str:

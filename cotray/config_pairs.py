@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cotray.config import ModelConfig, RayConfig, StorageConfig, TrainingConfig
-from cotray.configfile import describe, read_tree
-from cotray.errors import ConfigError
+from cotray.configfile import read_tree, validated
 
 
 class PairsConfig(ModelConfig):
@@ -28,8 +27,4 @@ class PairsConfig(ModelConfig):
 
 def load_pairs(path: str | Path, overrides: Sequence[str] = ()) -> PairsConfig:
     """The file with `a.b=c` overrides; raises ConfigError with one line."""
-    try:
-        return PairsConfig.model_validate(read_tree(path, overrides))
-    except ValidationError as error:
-        problems = "; ".join(describe(problem, PairsConfig) for problem in error.errors()[:5])
-        raise ConfigError(f"{path}: {problems}") from None
+    return validated(PairsConfig, read_tree(path, overrides), source=str(path))

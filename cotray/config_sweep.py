@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from cotray.config import RunConfig, load_config
 from cotray.config_types import Config
-from cotray.configfile import describe, read_tree
+from cotray.configfile import read_tree, validated
 from cotray.errors import ConfigError
 
 SEEDS = ("student.training.seed", "simulator.training.seed")
@@ -81,14 +81,12 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     """
     own = [text for text in overrides if text.startswith("run_dir=")]
     overrides = [text for text in overrides if text not in own]
-    try:
-        sweep = SweepConfig.model_validate(read_tree(path, own))
-    except ValidationError as error:
-        problems = "; ".join(describe(problem, SweepConfig) for problem in error.errors()[:5])
-        raise ConfigError(f"{path}: {problems}") from None
-    for name in {text.partition("=")[0] for text in overrides} | sweep.vary.keys():
-        if name in SEEDS or (name in sweep.vary and any(text.startswith(f"{name}=") for text in overrides)):
-            raise ConfigError(f"{path}: {name} is set by the sweep itself, under `vary` or `seeds`")
+    sweep = validated(SweepConfig, read_tree(path, own), source=str(path))
+    overridden = {text.partition("=")[0] for text in overrides}
+    if taken := (overridden & {*sweep.vary, *SEEDS}) | (sweep.vary.keys() & set(SEEDS)):
+        raise ConfigError(
+            f"{path}: {', '.join(sorted(taken))} is set by the sweep itself, under `vary` or `seeds`"
+        )
     base = [*(f"{key}={json.dumps(value)}" for key, value in sweep.base.items()), *overrides]
     folders: dict[str, str] = {}
     cells = []

@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from cotray.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_tree(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -75,6 +77,15 @@ def _with_environment(node: Any, source: str) -> Any:
 
     replaced = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", replace, node)
     return yaml.safe_load(replaced) if replaced != node else node
+
+
+def validated(model: type[M], tree: Mapping[str, Any], *, source: str) -> M:
+    """The tree as `model`; raises ConfigError, one line that begins with `source`, where it does not fit."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(describe(problem, model) for problem in error.errors()[:5])
+        raise ConfigError(f"{source}: {problems}") from None
 
 
 def describe(problem: Any, model: type[BaseModel]) -> str:

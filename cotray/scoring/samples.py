@@ -15,7 +15,7 @@ from transformers import LogitsProcessor
 
 from cotray.draws import draw, uniforms
 from cotray.models import load_for_inference
-from cotray.prompts.student import Tags, inference_tag, parse_student, student_source
+from cotray.prompts.student import Tags, trained_prompt
 from cotray.records import Rationale, TeacherRequest
 from cotray.scoring.generation import generate_ids
 from cotray.seeds import digest
@@ -27,7 +27,7 @@ class Sampler:
     def __init__(self, model: str, *, top_k: int, max_new_tokens: int, tags: Tags, seed: int) -> None:
         self.model, self.tokenizer = load_for_inference(model)
         self.top_k, self.max_new_tokens, self.seed = top_k, max_new_tokens, seed
-        self.tag = inference_tag(tags)
+        self.prompt = trained_prompt(tags)
 
     def write(self, drafts: Sequence[Rationale]) -> list[Rationale]:
         """The drafts with what the student draws for their question and `sample` as their rationale."""
@@ -35,13 +35,13 @@ class Sampler:
         rows = generate_ids(
             self.model,
             self.tokenizer,
-            [student_source(draft, tag=self.tag) for draft in drafts],
-            forced=self.tag if self.model.config.is_encoder_decoder else "",
+            [self.prompt.source(draft) for draft in drafts],
+            forced=self.prompt.forced if self.model.config.is_encoder_decoder else "",
             max_new_tokens=self.max_new_tokens,
             choice=TopKDraws(seeds, top_k=self.top_k),
         )
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        rationales = [parse_student(str(text), tag=self.tag)[0] for text in texts]
+        rationales = [self.prompt.parse(str(text))[0] for text in texts]
         return [
             replace(draft, rationale=rationale, num_tokens=len(row))
             for draft, rationale, row in zip(drafts, rationales, rows, strict=True)
