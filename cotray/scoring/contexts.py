@@ -13,6 +13,29 @@ from typing import Any
 
 import torch
 
+LEAST_SHARED = 32
+"""Tokens that rows begin with; below that a pass of their own costs more than it saves."""
+
+
+def num_shared_tokens(rows: Sequence[Sequence[int]]) -> int:
+    """How many first tokens to compute once for all rows; 0 where that does not pay.
+
+    Every row keeps a token of its own: the one whose logits are wanted.
+    """
+    if len(rows) == 1:
+        return 0
+    columns = zip(*(row[:-1] for row in rows), strict=False)
+    num = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), min(map(len, rows)) - 1)
+    return num if num >= LEAST_SHARED else 0
+
+
+def read_once(model: Any, ids: Sequence[int], num_rows: int) -> Any:
+    """A decoder-only model's keys and values of `ids`, for each of `num_rows` rows that begin with them."""
+    shared = torch.tensor([list(ids)], device=model.device)
+    cache = model(input_ids=shared, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(num_rows)
+    return cache
+
 
 class Contexts:
     """State of the model after the contexts; `logits_NV` predict every branch's next token."""
@@ -65,19 +88,13 @@ class Contexts:
     def _read_decoder(self, rows: Sequence[Sequence[int]]) -> None:
         """What all rows begin with, then the rest of each, padded on the left."""
         device = self.model.device
-        # Every row keeps a token of its own: the one whose logits are wanted.
-        columns = zip(*(row[:-1] for row in rows), strict=False)
-        num_shared = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), min(map(len, rows)) - 1)
+        num_shared = num_shared_tokens(rows)
         rests = [list(row[num_shared:]) for row in rows]
         width = max(map(len, rests))
         ids_BS = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=device)
         own_BS = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device)
         shared_BS = torch.ones(len(rows), num_shared, dtype=torch.long, device=device)
-        cache = None
-        if num_shared:
-            shared = torch.tensor([list(rows[0][:num_shared])], device=device)
-            cache = self.model(input_ids=shared, use_cache=True, logits_to_keep=1).past_key_values
-            cache.batch_repeat_interleave(len(rows))
+        cache = read_once(self.model, rows[0][:num_shared], len(rows)) if num_shared else None
         self.mask = torch.cat([shared_BS, own_BS], 1)
         positions_BS = (self.mask.cumsum(1) - 1).clamp(min=0)
         output = self.model(

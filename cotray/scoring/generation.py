@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from cotray.scoring.contexts import num_shared_tokens, read_once
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
@@ -53,24 +55,41 @@ def generate_ids(
         else None,
     )
     if model.config.is_encoder_decoder:
-        inputs = tokenizer(list(sources), return_tensors="pt", padding=True, padding_side="right")
+        encoded = tokenizer(list(sources), return_tensors="pt", padding=True, padding_side="right")
+        inputs = {name: encoded[name].to(model.device) for name in ("input_ids", "attention_mask")}
         start = [model.config.decoder_start_token_id, *tokenizer(forced, add_special_tokens=False).input_ids]
-        inputs["decoder_input_ids"] = torch.tensor([start] * len(sources))
+        inputs["decoder_input_ids"] = torch.tensor([start] * len(sources), device=model.device)
         num_forced = len(start)
     else:
-        texts = [source + forced for source in sources]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        inputs = _decoder_inputs(model, tokenizer([source + forced for source in sources]).input_ids)
         num_forced = inputs["input_ids"].shape[1]
-    inputs.pop("token_type_ids", None)
     streamer = _Steps(on_step) if on_step is not None else None
     output = model.generate(
-        **inputs.to(model.device),
+        **inputs,
         generation_config=greedy,
         tokenizer=tokenizer,
         streamer=streamer,
         logits_processor=LogitsProcessorList([choice] if choice else []),
     )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
+
+
+def _decoder_inputs(model, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What all rows begin with stands first, computed once, then the padding, then the rest of each."""
+    num_shared = num_shared_tokens(rows)
+    width = max(map(len, rows))
+    pads = [width - len(row) for row in rows]
+    ids = [[*row[:num_shared], *[0] * n, *row[num_shared:]] for row, n in zip(rows, pads, strict=True)]
+    mask = [
+        [1] * num_shared + [0] * n + [1] * (len(row) - num_shared) for row, n in zip(rows, pads, strict=True)
+    ]
+    inputs = {
+        "input_ids": torch.tensor(ids, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+    }
+    if num_shared:
+        inputs["past_key_values"] = read_once(model, rows[0][:num_shared], len(rows))
+    return inputs
 
 
 def _up_to_end(row: list[int], eos: int) -> list[int]:

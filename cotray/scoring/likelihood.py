@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from cotray.records import TrainExample
+from cotray.scoring.teacher_forcing import token_logprobs
 from cotray.sequences import Encoded, collate, encode
 
 
@@ -30,7 +31,7 @@ def candidate_logprobs(model, tokenizer, contexts: Sequence[Context]) -> list[li
     encoded = [encode_candidates(c, tokenizer, is_encoder_decoder=is_encoder_decoder) for c in contexts]
     if is_encoder_decoder:
         return _score_encoder_decoder(model, tokenizer, encoded)
-    return _score_decoder_only(model, tokenizer, encoded)
+    return _score_decoder_only(model, encoded)
 
 
 def encode_candidates(context: Context, tokenizer, *, is_encoder_decoder: bool) -> list[Encoded]:
@@ -52,38 +53,18 @@ def likeliest(candidates: Sequence[str], logprobs: Sequence[float]) -> str:
     return max(zip(logprobs, candidates, strict=True), key=lambda pair: pair[0])[1]
 
 
-def _score_decoder_only(model, tokenizer, encoded) -> list[list[float]]:
+def _score_decoder_only(model, encoded) -> list[list[float]]:
     full = [[[*e.source, *e.target] for e in group] for group in encoded]
     num_shared = [_num_shared(rows, group[0]) for rows, group in zip(full, encoded, strict=True)]
-    shared_mask_BS, shared_ids_BS = _left_pad([g[0][:n] for g, n in zip(full, num_shared, strict=True)])
-    out = model(
-        input_ids=shared_ids_BS.to(model.device),
-        attention_mask=shared_mask_BS.to(model.device),
-        position_ids=(shared_mask_BS.cumsum(1) - 1).clamp(min=0).to(model.device),
-        use_cache=True,
-        logits_to_keep=1,
+    scores = token_logprobs(
+        model,
+        [rows[0][:n] for rows, n in zip(full, num_shared, strict=True)],
+        [[row[n:] for row in rows] for rows, n in zip(full, num_shared, strict=True)],
     )
-    context_N = torch.tensor([b for b, group in enumerate(full) for _ in group])
-    rests = [row[n:] for group, n in zip(full, num_shared, strict=True) for row in group]
-    width = max(map(len, rests))
-    ids_NC = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests])
-    mask_NC = torch.tensor([[1] * len(rest) + [0] * (width - len(rest)) for rest in rests])
-    out.past_key_values.batch_select_indices(context_N.to(model.device))
-    logits_NCV = model(
-        input_ids=ids_NC.to(model.device),
-        attention_mask=torch.cat([shared_mask_BS[context_N], mask_NC], 1).to(model.device),
-        position_ids=(torch.tensor(num_shared)[context_N][:, None] + torch.arange(width)).to(model.device),
-        past_key_values=out.past_key_values,
-        use_cache=True,
-    ).logits
-    logits_NCV = torch.cat([out.logits[context_N.to(model.device)], logits_NCV[:, :-1]], 1)
-    labels = [
-        _rest_labels(e, n - len(e.source))
-        for group, n in zip(encoded, num_shared, strict=True)
-        for e in group
+    return [
+        [_sum_supervised(tokens, e, n - len(e.source)) for tokens, e in zip(row, group, strict=True)]
+        for row, group, n in zip(scores, encoded, num_shared, strict=True)
     ]
-    labels_NC = torch.tensor([row + [-100] * (width - len(row)) for row in labels], device=model.device)
-    return _regroup(_sum_logprobs(logits_NCV, labels_NC), encoded)
 
 
 def _score_encoder_decoder(model, tokenizer, encoded) -> list[list[float]]:
@@ -122,16 +103,10 @@ def _num_shared(rows: list[list[int]], first: Encoded) -> int:
     return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
 
 
-def _rest_labels(encoded: Encoded, start: int) -> list[int]:
-    """Labels of the target from `start` on (which is negative if part of the source is not shared)."""
-    labels = [t if s else -100 for t, s in zip(encoded.target, encoded.is_supervised, strict=True)]
-    return [-100] * -start + labels if start < 0 else labels[start:]
-
-
-def _left_pad(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    return mask, torch.tensor([[0] * (width - len(row)) + row for row in rows])
+def _sum_supervised(logprobs: Sequence[float], encoded: Encoded, start: int) -> float:
+    """Over the target's supervised tokens; `logprobs` begin at its place `start`, below 0 in the source."""
+    is_scored = [False] * -start + list(encoded.is_supervised[max(start, 0) :])
+    return sum(value for value, is_ in zip(logprobs, is_scored, strict=True) if is_)
 
 
 def _regroup(values: list[float], groups) -> list[list[float]]:
