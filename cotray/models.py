@@ -102,12 +102,14 @@ def load_for_inference(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, the model on the accelerator if there is one."""
     from cotray.attention import share_keys
+    from cotray.linear import pack_weights
 
     device, torch_dtype = device_and_dtype(dtype)
     tokenizer = load_tokenizer(name, revision=revision)
     model: Any = load_model(name, revision=revision, dtype=torch_dtype)
     if device.type == "cpu":
         share_keys(model)
+        pack_weights(model)
     return model.to(device), tokenizer
 
 

@@ -25,7 +25,8 @@ BASE = {
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "attention": BASE,
-    "models": BASE | {"attention", "data"},
+    "linear": BASE,
+    "models": BASE | {"attention", "linear", "data"},
     "sequences": BASE,
     "draws": BASE,
     "prompts": BASE,

@@ -27,8 +27,8 @@ def logits_of(model, ids_RT: torch.Tensor, mask_RT: torch.Tensor) -> torch.Tenso
 @pytest.mark.parametrize("name", ["random:llama", "random:qwen2", "random:gpt2", SMOLLM2])
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_padded_and_cached_batches_have_the_logits_of_transformers_attention(name: str, padding: str) -> None:
-    plain = load_model(name, dtype=torch.float32)
-    shared, _ = load_for_inference(name)
+    plain, shared = (load_model(name, dtype=torch.float32) for _ in range(2))
+    share_keys(shared)
     assert plain.config._attn_implementation == "sdpa" and shared.config._attn_implementation == NAME
     ids_RT = torch.arange(3 * 12).reshape(3, 12) * 7 % 250 + 2
     mask_RT = torch.ones_like(ids_RT)
