@@ -1,4 +1,4 @@
-"""python -m jobs.sweep -c SWEEP.yaml [KEY=VALUE ...]: an ablation, over several seeds.
+"""python -m jobs.sweep -c SWEEP.yaml [--overwrite] [KEY=VALUE ...]: an ablation, over several seeds.
 
     config: strategyqa-smollm2.yaml                 # what is varied, relative to this file
     run_dir: runs/ablation
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-c", "--config", required=True, metavar="SWEEP", help="a YAML file; see jobs/configs/"
     )
+    parser.add_argument("--overwrite", action="store_true", help="make every run again")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as data.limit=48"
     )
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cotray.stages.sweep import sweep
 
         os.environ.update(environment(cells[0].configs[0].storage))
-        return sweep(config, cells)
+        return sweep(config, cells, overwrite=arguments.overwrite)
 
     return reported(work)
 

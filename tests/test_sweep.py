@@ -199,3 +199,24 @@ def test_the_students_seed_alone_changes_the_weights(swept: Path) -> None:
         for seed in (1, 2)
     ]
     assert weights[0] != weights[1]
+
+
+@pytest.mark.ray
+def test_a_changed_setting_is_refused_until_told_to_overwrite(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.sweep import main
+
+    folder = swept.parent
+    text = """
+base: {ray.num_cpus: 4, teacher.engine: fake, simulator.mode: prompted, scoring.max_new_tokens: 9}
+vary: {method: [few-shot]}
+seeds: [1]
+"""
+    path = str(write(folder, text))
+    assert main(["-c", path]) == 1
+    said = capsys.readouterr().err
+    assert "max_new_tokens" in said and "--overwrite" in said
+    assert main(["-c", path, "--overwrite"]) == 0
+    made = RunFolder(str(swept / "method=few-shot/seed-1")).require("answers", "score")
+    assert made.settings["max_new_tokens"] == 9

@@ -17,9 +17,10 @@ from cotray.stages.cluster import cluster
 from cotray.stages.run import run_stages
 
 
-def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
+def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False) -> str:
     """Make what is missing, write sweep.json and sweep.html after every run, and return the table.
 
+    `overwrite` makes every run again; what an earlier one of this call made is still taken over.
     A run that fails does not stop the others. Raises StageError at the end if one did, naming them.
     """
     configs = list(runs(cells))
@@ -32,9 +33,9 @@ def sweep(config: SweepConfig, cells: Sequence[Cell]) -> str:
     with cluster(configs[0].ray, configs[0].storage):
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
-            was_done = RunFolder(one.run_dir).manifest("simulations") is not None
+            was_done = not overwrite and RunFolder(one.run_dir).manifest("simulations") is not None
             try:
-                run_stages(one, reuse_from=done, label=label)
+                run_stages(one, overwrite=overwrite, reuse_from=done, label=label)
                 done.append(one.run_dir)
             except CotrayError as error:
                 failed[one.run_dir] = error
