@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import torch
 
+LEAST_WEIGHTS = 2**18
+"""Of a layer worth packing: every new number of rows costs oneDNN milliseconds, to compile a kernel."""
+
 
 class PackedLinear(torch.nn.Linear):
     """A linear layer whose weight only oneDNN can read."""
@@ -18,14 +21,16 @@ class PackedLinear(torch.nn.Linear):
 
 
 def pack_weights(model: torch.nn.Module) -> None:
-    """Turn every float32 linear layer of a model on a CPU into a packed one, in place and for good.
+    """Turn the large float32 linear layers of a model on a CPU into packed ones, in place and for good.
 
     A weight that is also an embedding stays what it is there. Without oneDNN nothing changes.
     """
     if not torch.backends.mkldnn.is_available():
         return
     for module in model.modules():
-        if type(module) is torch.nn.Linear and module.weight.dtype == torch.float32:
+        if type(module) is not torch.nn.Linear or module.weight.dtype != torch.float32:
+            continue
+        if module.weight.numel() >= LEAST_WEIGHTS:
             packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())
             module.weight = torch.nn.Parameter(packed, requires_grad=False)
             module.__class__ = PackedLinear

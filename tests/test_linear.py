@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cotray.linear import PackedLinear, pack_weights
+from cotray import linear
+from cotray.linear import LEAST_WEIGHTS, PackedLinear, pack_weights
 from cotray.models import load_for_inference, load_model
 
 
 @pytest.mark.parametrize("name", ["random:llama", "random:qwen2", "random:gpt2", "random:t5"])
-def test_a_packed_model_has_the_plain_ones_logits(name: str) -> None:
+def test_a_packed_model_has_the_plain_ones_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
     plain, (packed, _) = load_model(name, dtype=torch.float32), load_for_inference(name)
     assert any(isinstance(module, PackedLinear) for module in packed.modules())
     inputs = {"input_ids": torch.arange(20).reshape(2, 10) + 5}
@@ -32,16 +34,27 @@ def test_a_row_alone_has_bit_for_bit_its_result_among_others() -> None:
 
 
 def test_an_embedding_that_is_also_the_head_is_left_as_it_was() -> None:
-    embedding = torch.nn.Embedding(11, 8)
-    model = torch.nn.Sequential(embedding, torch.nn.Linear(8, 11, bias=False))
+    embedding = torch.nn.Embedding(1024, 256)
+    model = torch.nn.Sequential(embedding, torch.nn.Linear(256, 1024, bias=False))
     model[1].weight = embedding.weight
-    expected = model(torch.arange(11))
-    pack_weights(model)
-    assert embedding.weight.requires_grad
-    torch.testing.assert_close(model(torch.arange(11)), expected)
+    with torch.inference_mode():
+        expected = model(torch.arange(11))
+        pack_weights(model)
+        assert type(model[1]) is PackedLinear and embedding.weight.requires_grad
+        torch.testing.assert_close(model(torch.arange(11)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_other_types_of_numbers_and_other_layers_are_left_alone() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(4, 4, dtype=torch.bfloat16), torch.nn.Conv1d(4, 4, 1))
+def test_other_types_of_numbers_other_layers_and_small_ones_are_left_alone() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(512, 512, dtype=torch.bfloat16),
+        torch.nn.Conv1d(512, 512, 1),
+        torch.nn.Linear(LEAST_WEIGHTS // 512 - 1, 512),
+        torch.nn.Linear(LEAST_WEIGHTS // 512, 512),
+    )
     pack_weights(model)
-    assert [type(module) for module in model] == [torch.nn.Linear, torch.nn.Conv1d]
+    assert [type(module) for module in model] == [
+        torch.nn.Linear,
+        torch.nn.Conv1d,
+        torch.nn.Linear,
+        PackedLinear,
+    ]
