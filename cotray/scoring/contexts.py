@@ -17,6 +17,11 @@ LEAST_SHARED = 32
 """Tokens that rows begin with; below that a pass of their own costs more than it saves."""
 
 
+def common_prefix(rows: Sequence[Sequence[int]], limit: int) -> int:
+    """How many first tokens all rows have in common, at most `limit`, which no row is shorter than."""
+    return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
+
+
 def num_shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     """How many first tokens to compute once for all rows; 0 where that does not pay.
 
@@ -24,17 +29,28 @@ def num_shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     """
     if len(rows) == 1:
         return 0
-    columns = zip(*(row[:-1] for row in rows), strict=False)
-    num = next((i for i, ids in enumerate(columns) if len(set(ids)) > 1), min(map(len, rows)) - 1)
+    num = common_prefix(rows, min(map(len, rows)) - 1)
     return num if num >= LEAST_SHARED else 0
 
 
-def read_once(model: Any, ids: Sequence[int], num_rows: int) -> Any:
-    """A decoder-only model's keys and values of `ids`, for each of `num_rows` rows that begin with them."""
-    shared = torch.tensor([list(ids)], device=model.device)
-    cache = model(input_ids=shared, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(num_rows)
-    return cache
+def lay_out(model: Any, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Token ids and mask (B, S) for a decoder-only model; its keys and values of what all rows begin with.
+
+    The beginning stands first, computed once, then the padding, then the rest of each row. None instead of
+    keys and values where nothing is shared.
+    """
+    num_shared, width = num_shared_tokens(rows), max(map(len, rows))
+    ids, mask = [], []
+    for row in rows:
+        num_pads = width - len(row)
+        ids.append([*row[:num_shared], *[0] * num_pads, *row[num_shared:]])
+        mask.append([1] * num_shared + [0] * num_pads + [1] * (len(row) - num_shared))
+    ids_BS, mask_BS = torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
+    if not num_shared:
+        return ids_BS, mask_BS, None
+    cache = model(input_ids=ids_BS[:1, :num_shared], use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(len(rows))
+    return ids_BS, mask_BS, cache
 
 
 class Contexts:
@@ -86,21 +102,13 @@ class Contexts:
         return output.logits
 
     def _read_decoder(self, rows: Sequence[Sequence[int]]) -> None:
-        """What all rows begin with, then the rest of each, padded on the left."""
-        device = self.model.device
-        num_shared = num_shared_tokens(rows)
-        rests = [list(row[num_shared:]) for row in rows]
-        width = max(map(len, rests))
-        ids_BS = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests], device=device)
-        own_BS = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=device)
-        shared_BS = torch.ones(len(rows), num_shared, dtype=torch.long, device=device)
-        cache = read_once(self.model, rows[0][:num_shared], len(rows)) if num_shared else None
-        self.mask = torch.cat([shared_BS, own_BS], 1)
+        ids_BS, self.mask, cache = lay_out(self.model, rows)
+        num_read = cache.get_seq_length() if cache is not None else 0
         positions_BS = (self.mask.cumsum(1) - 1).clamp(min=0)
         output = self.model(
-            input_ids=ids_BS,
+            input_ids=ids_BS[:, num_read:],
             attention_mask=self.mask,
-            position_ids=positions_BS[:, num_shared:],
+            position_ids=positions_BS[:, num_read:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

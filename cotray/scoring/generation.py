@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from cotray.scoring.contexts import num_shared_tokens, read_once
+from cotray.scoring.contexts import lay_out
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
@@ -61,8 +61,10 @@ def generate_ids(
         inputs["decoder_input_ids"] = torch.tensor([start] * len(sources), device=model.device)
         num_forced = len(start)
     else:
-        inputs = _decoder_inputs(model, tokenizer([source + forced for source in sources]).input_ids)
-        num_forced = inputs["input_ids"].shape[1]
+        rows = tokenizer([source + forced for source in sources]).input_ids
+        ids_BS, mask_BS, cache = lay_out(model, rows)
+        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "past_key_values": cache}
+        num_forced = ids_BS.shape[1]
     streamer = _Steps(on_step) if on_step is not None else None
     output = model.generate(
         **inputs,
@@ -72,24 +74,6 @@ def generate_ids(
         logits_processor=LogitsProcessorList([choice] if choice else []),
     )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
-
-
-def _decoder_inputs(model, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """What all rows begin with stands first, computed once, then the padding, then the rest of each."""
-    num_shared = num_shared_tokens(rows)
-    width = max(map(len, rows))
-    pads = [width - len(row) for row in rows]
-    ids = [[*row[:num_shared], *[0] * n, *row[num_shared:]] for row, n in zip(rows, pads, strict=True)]
-    mask = [
-        [1] * num_shared + [0] * n + [1] * (len(row) - num_shared) for row, n in zip(rows, pads, strict=True)
-    ]
-    inputs = {
-        "input_ids": torch.tensor(ids, device=model.device),
-        "attention_mask": torch.tensor(mask, device=model.device),
-    }
-    if num_shared:
-        inputs["past_key_values"] = read_once(model, rows[0][:num_shared], len(rows))
-    return inputs
 
 
 def _up_to_end(row: list[int], eos: int) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from cotray.records import TrainExample
+from cotray.scoring.contexts import common_prefix
 from cotray.scoring.teacher_forcing import token_logprobs
 from cotray.sequences import Encoded, collate, encode
 
@@ -100,7 +101,7 @@ def _sum_logprobs(logits_NCV: torch.Tensor, labels_NC: torch.Tensor) -> list[flo
 def _num_shared(rows: list[list[int]], first: Encoded) -> int:
     """Tokens that all rows start with, before the first scored token and before any row's last one."""
     limit = min(len(first.source) + first.is_supervised.index(True), *(len(row) - 1 for row in rows))
-    return next((i for i in range(limit) if len({row[i] for row in rows}) > 1), limit)
+    return common_prefix(rows, limit)
 
 
 def _sum_supervised(logprobs: Sequence[float], encoded: Encoded, start: int) -> float:
