@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from cotray.config import RunConfig, parse_config
+from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, Manifest, RunFolder
 from cotray.errors import StageError
 from cotray.prompts.teacher import render_request
-from cotray.records import Rationale
+from cotray.records import Assessment, Rationale, Record, StudentAnswer, TeacherRequest
 from cotray.stages.generate import _dead_letter, _finish
-from cotray.stages.replica import counts_of
+from cotray.stages.replica import PoolStage, counts_of
 
 
 def finish(folder: RunFolder, errors: list[str], **teacher) -> tuple[RunConfig, Manifest]:
@@ -25,7 +26,8 @@ def finish(folder: RunFolder, errors: list[str], **teacher) -> tuple[RunConfig, 
     ]  # fmt: skip
     folder.begin("rationales", settings={}, input="", overwrite=False)
     folder.write_dead_letters("rationales", [_dead_letter(config, row) for row in rows if row.error])
-    return config, _finish(folder, config, {}, Manifest("requests", {}, "", 0, 0, 0), counts_of(rows))
+    counts = counts_of([row.to_row() for row in rows])
+    return config, _finish(folder, config, {}, Manifest("requests", {}, "", 0, 0, 0), counts)
 
 
 def test_failures_are_dead_letters_with_error_attempts_and_the_exact_prompt(tmp_path: Path) -> None:
@@ -53,3 +55,19 @@ def test_too_many_failures_fail_the_stage_with_a_summary_by_cause(tmp_path: Path
 def test_as_many_failures_as_allowed_do_not_fail_the_stage(tmp_path: Path) -> None:
     _, manifest = finish(RunFolder(str(tmp_path)), ["no memory", "", "", ""], max_error_rate=0.25)
     assert manifest.num_dead == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "counted"),
+    [
+        (TeacherRequest, Rationale, ["num_tokens", "splits", "stop_reason", "error"]),
+        # The teacher's tokens are not written again; an error is the judge's own.
+        (Rationale, Assessment, ["error"]),
+        (Rationale, StudentAnswer, []),
+    ],
+)
+def test_a_stage_counts_only_what_it_made_itself(
+    source: type[Record], target: type[Record], counted: list[str]
+) -> None:
+    shards = Shards("run", "sources", "targets", target, "v", lambda table: table["id"])
+    assert PoolStage(shards, source, build=lambda: lambda: []).counted == counted

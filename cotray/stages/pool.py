@@ -14,7 +14,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,7 @@ from cotray.data.units import batch_size_for, units_of
 from cotray.errors import StageError
 from cotray.stages.cluster import num_nodes
 from cotray.stages.progress import Stuck, Watch, watch
-from cotray.stages.replica import COUNTED, PoolStage, Replica, counts_of
+from cotray.stages.replica import PoolStage, Replica, counts_of
 
 INIT_DEATHS = 5
 """Replicas in a row that may die while they start, of lost nodes or lack of memory."""
@@ -151,9 +150,8 @@ def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
         failed = table.filter(pc.not_equal(table["error"], "")).to_pylist()  # type: ignore[attr-defined]
         letters = [stage.dead_letter(shards.record.from_row(row)) for row in failed]
         patiently(partial(shards.folder.write_dead_letters, shards.target, letters, shard=name))
-    counted = table.select([column for column in COUNTED if column in table.column_names])
-    rows = [SimpleNamespace(**row) for row in counted.to_pylist()] or [None] * table.num_rows
+    rows = table.select(stage.counted).to_pylist() or [{}] * table.num_rows
     counts = counts_of(rows) + Counter(missing=num_missing)
-    del table, counted, rows
+    del table, rows
     pa.default_memory_pool().release_unused()
     return counts

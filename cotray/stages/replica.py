@@ -9,8 +9,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,9 +23,6 @@ from cotray.errors import CotrayError, EngineDied, StageError
 from cotray.records import Record
 from cotray.stages.metrics import count
 from cotray.stages.monitor import BatchReport
-
-COUNTED = ("num_tokens", "splits", "stop_reason", "error")
-"""Columns, where a target has them, that `counts_of` reads."""
 
 Process = Callable[..., Sequence[Any]]
 """`process(records, on_finished=callback)` -> `Shards.num_per_record` records each, in order."""
@@ -48,6 +45,13 @@ class PoolStage:
     """The stage stops when more rows than this failed."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the replicas' processes."""
+
+    @property
+    def counted(self) -> list[str]:
+        """Columns that `counts_of` reads, without those a target took over from its source."""
+        taken_over = {column.name for column in fields(self.source_record)} - {"error"}
+        new = {column.name for column in fields(self.shards.record)} - taken_over
+        return [name for name in ("num_tokens", "splits", "stop_reason", "error") if name in new]
 
 
 class Replica:
@@ -109,7 +113,9 @@ class Replica:
         assert len(made) == len(records) * self.stage.shards.num_per_record, (len(made), len(records))
         if not is_suspect:
             patiently(partial(self.stage.shards.write, shard, made))
-        counts = counts_of(made) + Counter(retries=report.deaths)
+        counted = self.stage.counted
+        counts = counts_of([{name: getattr(row, name) for name in counted} for row in made])
+        counts["retries"] += report.deaths
         report.end(counts)
         return counts
 
@@ -186,15 +192,18 @@ class Replica:
             raise
 
 
-def counts_of(rows: Sequence[Any]) -> Counter[str]:
-    """For the progress line, the metrics and the manifest; causes that differ in numbers alone are one."""
+def counts_of(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """For the progress line, the metrics and the manifest; causes that differ in numbers alone are one.
+
+    rows: each with what it has of the columns `PoolStage.counted`.
+    """
     counts = Counter(rows=len(rows))
     for row in rows:
-        counts["tokens"] += getattr(row, "num_tokens", 0)
-        counts["pair_splits"] += getattr(row, "splits", 0)
-        if stop_reason := getattr(row, "stop_reason", ""):
+        counts["tokens"] += row.get("num_tokens", 0)
+        counts["pair_splits"] += row.get("splits", 0)
+        if stop_reason := row.get("stop_reason"):
             counts[f"stop/{stop_reason}"] += 1
-        if error := getattr(row, "error", ""):
+        if error := row.get("error"):
             counts["dead_letters"] += 1
             counts[f"cause/{re.sub(r'[0-9]+', 'N', error)[:200]}"] += 1
     return counts
