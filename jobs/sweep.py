@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m jobs.sweep", description="Runs that differ in one key each, over several seeds."
     )
     parser.add_argument(
-        "-c", "--config", required=True, metavar="SWEEP", help="a YAML file; see jobs/configs/"
+        "-c", "--config", required=True, metavar="SWEEP", help="a YAML file; see jobs/sweeps/"
     )
     parser.add_argument("--overwrite", action="store_true", help="make every run again")
     parser.add_argument(
