@@ -9,6 +9,7 @@ B: contexts  N: branches  C: tokens added  V: vocabulary
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -53,6 +54,14 @@ def lay_out(model: Any, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, to
     return ids_BS, mask_BS, cache
 
 
+def _with_same_tensors(cache: Any) -> Any:
+    """Another cache with the same keys and values, which layers replace and never write into."""
+    is_of_both = hasattr(cache, "cross_attention_cache")
+    parts = (cache.self_attention_cache, cache.cross_attention_cache) if is_of_both else (cache,)
+    values = [value for part in parts for layer in part.layers for value in vars(layer).values()]
+    return deepcopy(cache, {id(value): value for value in values})
+
+
 class Contexts:
     """State of the model after the contexts; `logits_NV` predict every branch's next token."""
 
@@ -66,15 +75,18 @@ class Contexts:
         else:
             self._read_decoder(rows)
 
-    def fork(self, parents: Sequence[int]) -> None:
-        """From now on branch n goes on from where branch `parents[n]` is."""
-        parents_N = torch.tensor(parents, device=self.model.device)
-        self.cache.batch_select_indices(parents_N)
-        self.mask, self.next_N = self.mask[parents_N], self.next_N[parents_N]
-        self.logits_NV = self.logits_NV[parents_N]
+    def fork(self, parents: Sequence[int]) -> Contexts:
+        """Branch n goes on from where branch `parents[n]` of these is, which stay where they are."""
+        forked, parents_N = copy(self), torch.tensor(parents, device=self.model.device)
+        forked.cache = _with_same_tensors(self.cache)
+        forked.cache.batch_select_indices(parents_N)
+        forked.mask, forked.next_N = self.mask[parents_N], self.next_N[parents_N]
+        forked.logits_NV = self.logits_NV[parents_N]
         if self.encoded is not None and self.encoder_mask is not None:
-            self.encoded.last_hidden_state = self.encoded.last_hidden_state[parents_N]
-            self.encoder_mask = self.encoder_mask[parents_N]
+            forked.encoded = copy(self.encoded)
+            forked.encoded.last_hidden_state = self.encoded.last_hidden_state[parents_N]
+            forked.encoder_mask = self.encoder_mask[parents_N]
+        return forked
 
     def extend(self, ids_NC: torch.Tensor, mask_NC: torch.Tensor) -> torch.Tensor:
         """Logits (N, C, V) after each of the tokens added; `mask_NC` is 0 where padded, on the right."""

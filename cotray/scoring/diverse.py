@@ -33,8 +33,7 @@ def write_diverse(
 
     The first group is plain greedy decoding; later ones stray further.
     """
-    contexts = Contexts(model, rows)
-    contexts.fork([b for b in range(len(rows)) for _ in range(num_groups)])
+    contexts = Contexts(model, rows).fork([b for b in range(len(rows)) for _ in range(num_groups)])
     written: list[list[int]] = [[] for _ in range(len(rows) * num_groups)]
     is_open_BG = torch.ones(len(rows), num_groups, dtype=torch.bool, device=model.device)
     # Rows of the model's batch; those that have ended stay until they are half of it.
@@ -53,7 +52,7 @@ def write_diverse(
             break
         open_rows = [row for row, n in enumerate(places) if is_open[n]]
         if len(open_rows) <= len(places) // 2:
-            contexts.fork(open_rows)
+            contexts = contexts.fork(open_rows)
             places = [places[row] for row in open_rows]
         tokens_M1 = tokens_BG.view(-1, 1)[places]
         contexts.extend(tokens_M1, torch.ones_like(tokens_M1))

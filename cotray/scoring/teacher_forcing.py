@@ -5,13 +5,15 @@ B: contexts  N: continuations of all contexts  C: tokens of a continuation  V: v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from cotray.scoring.contexts import Contexts
 
+CONTEXTS_AT_ONCE = 32
+"""Read side by side; each holds its keys and values until its continuations are scored."""
 ROWS_AT_ONCE = 32
 """Continuations in one forward pass, whose logits are float32 over the whole vocabulary."""
 
@@ -21,14 +23,20 @@ def token_logprobs(
     model: Any, rows: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[list[float]]]:
     """Natural-log probability of each token of each row's continuations (token ids, none empty)."""
-    scores: list[list[list[float]]] = [[] for _ in rows]
-    for chunk in _chunks(rows, continuations):
+    scores: list[list[list[float]]] = [[[] for _ in group] for group in continuations]
+    # Neighbours are of about equal length, contexts as well as continuations: less of a batch is padding.
+    wanted = sorted((b for b, group in enumerate(continuations) if group), key=lambda b: len(rows[b]))
+    for start in range(0, len(wanted), CONTEXTS_AT_ONCE):
+        chunk = wanted[start : start + CONTEXTS_AT_ONCE]
         contexts = Contexts(model, [rows[b] for b in chunk])
-        contexts.fork([place for place, b in enumerate(chunk) for _ in continuations[b]])
-        flat = [ids for b in chunk for ids in continuations[b]]
-        values = iter(_score(contexts, flat))
-        for b in chunk:
-            scores[b] = [next(values) for _ in continuations[b]]
+        branches = [(n, b, i) for n, b in enumerate(chunk) for i in range(len(continuations[b]))]
+        branches.sort(key=lambda branch: len(continuations[branch[1]][branch[2]]))
+        for first in range(0, len(branches), ROWS_AT_ONCE):
+            some = branches[first : first + ROWS_AT_ONCE]
+            forked = contexts.fork([n for n, _, _ in some])
+            logprobs = _score(forked, [continuations[b][i] for _, b, i in some])
+            for (_, b, i), tokens in zip(some, logprobs, strict=True):
+                scores[b][i] = tokens
     return scores
 
 
@@ -43,20 +51,3 @@ def _score(contexts: Contexts, flat: Sequence[Sequence[int]]) -> list[list[float
         logits_NCV.flatten(0, 1), ids_NC.flatten(), reduction="none"
     ).view_as(ids_NC)
     return [(-row[: len(ids)]).tolist() for row, ids in zip(losses, flat, strict=True)]
-
-
-def _chunks(
-    rows: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]]
-) -> Iterator[list[int]]:
-    """Contexts of about equal length, with about ROWS_AT_ONCE continuations; none without any."""
-    chunk: list[int] = []
-    size = 0
-    for b in sorted(range(len(rows)), key=lambda b: len(rows[b])):
-        if chunk and size + len(continuations[b]) > ROWS_AT_ONCE:
-            yield chunk
-            chunk, size = [], 0
-        if continuations[b]:
-            chunk.append(b)
-            size += len(continuations[b])
-    if chunk:
-        yield chunk
