@@ -126,3 +126,22 @@ def test_what_conseq_learned_and_unlearned_is_there_only_where_it_ran() -> None:
     html = render_html(SUMMARY, [learned, method_report("contrast-wrong")], [example()])
     assert html.count("Learned and unlearned by ConSeq") == 1
     assert "5 of 40 training questions" in html and "-1.500 &rarr; -1.250" in html and "-4.125" in html
+
+
+def test_scores_of_rationales_stand_side_by_side_by_method_those_that_were_measured() -> None:
+    words = {"mean": 16.0, "ci95": (15.0, 17.0), "n": 24}
+    grounded = {"mean": -0.75, "ci95": (-1.0, -0.5), "n": 20, "quantiles": [-1.5, -1, -0.75, -0.5, -0.25]}
+    auc = {"value": 0.875, "ci95": (0.75, 1.0), "n": 20}
+    judged = [
+        replace(method_report("greedy"), quality={"num_words": words, "grounded": grounded, "fact_auc": auc}),
+        replace(method_report("human"), quality={"num_words": words}),
+        method_report("few-shot"),
+    ]
+    html = render_html(SUMMARY, judged, [example()])
+    table = html[html.index("The teacher's rationales") :]
+    table = " ".join(table[: table.index("</table>")].split())
+    assert "<th></th><th>greedy</th><th>human</th></tr>" in table
+    cell = '-0.750<span class="ci">[-1.000, -0.500]; n = 20</span>'
+    assert f"<tr><td>grounded</td> <td>{cell}</td> <td>-</td> </tr>" in table
+    assert "[0.750, 1.000]; n = 20" in table
+    assert not any(name in table for name in ("qags", "delta", "simulation gain", "LAS"))

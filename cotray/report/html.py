@@ -20,7 +20,7 @@ QUALITY = (
     "grounded", "novel", "delta", "shuffled", "num_pairs", "qags",
     "num_words", "copy_rate", "repetition", "states_answer",
 )  # fmt: skip
-"""Columns of the table of the teacher's rationales."""
+"""Rows of the table of the teacher's rationales."""
 
 
 @dataclass(frozen=True)

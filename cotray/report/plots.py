@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
+QUALS = ("grounded", "shuffled", "novel", "delta")
 
 
 def bars_svg(methods: Sequence[Any]) -> str:
@@ -30,7 +31,7 @@ def bars_svg(methods: Sequence[Any]) -> str:
                 errors = [[max(0.0, value - bounds[0])], [max(0.0, bounds[1] - value)]]
                 axes.errorbar(position + offset, value, yerr=errors, color="#333", capsize=3, linewidth=1)
     axes.axhline(0, color="#333", linewidth=0.8)
-    axes.set_xticks(range(len(methods)), [m.method.replace("+", "\n+ ") for m in methods], fontsize=9)
+    axes.set_xticks(range(len(methods)), [_label(m.method) for m in methods], fontsize=9)
     axes.set_ylabel("fraction")
     axes.legend(frameon=False, fontsize=9)
     return _svg(figure)
@@ -74,35 +75,44 @@ def sweep_svg(rows: Sequence[Any]) -> str:
                     half = figures.ci95[1] - figures.mean if figures.ci95 else 0
                     axes.errorbar(place + offset, figures.mean, yerr=half, fmt="o", color=color, capsize=3)
         axes.axhline(0, color="#333", linewidth=0.8)
-        axes.set_xticks(range(len(of_key)), [str(row.value) for row in of_key], fontsize=8)
+        axes.set_xticks(range(len(of_key)), [_label(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
         axes.set_title(key, fontsize=9, loc="left")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
     return _svg(figure)
 
 
 def boxes_svg(methods: Sequence[Any]) -> str:
-    """Distribution of the QUALS scores by method: 5, 25, 50, 75 and 95 %; "" without any."""
-    names = ("grounded", "shuffled", "novel", "delta")
-    boxes = [
-        {"label": method.method, "score": name, "quantiles": method.quality[name]["quantiles"]}
-        for method in methods
-        if method.quality
-        for name in names
-        if name in method.quality
-    ]
-    if not boxes:
+    """Distribution of the QUALS scores, a colour per method: 5, 25, 50, 75 and 95 %; "" without any."""
+    judged = [method for method in methods if method.quality and set(QUALS) & method.quality.keys()]
+    if not judged:
         return ""
-    figure, axes = _figure(width=2.2 + 0.7 * len(boxes), height=3.4)
-    stats = [
-        dict(zip(("whislo", "q1", "med", "q3", "whishi"), box["quantiles"], strict=True), fliers=[])
-        for box in boxes
-    ]
-    axes.bxp(stats, showfliers=False, medianprops={"color": ORANGE})
+    names = [name for name in QUALS if any(name in method.quality for method in judged)]
+    figure, axes = _figure(width=8.8, height=3.4)
+    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    width = 0.8 / len(judged)
+    for index, method in enumerate(judged):
+        color = colors[index % len(colors)]
+        axes.plot([], [], color=color, linewidth=6, label=method.method)
+        places = [place for place, name in enumerate(names) if name in method.quality]
+        quantiles = [method.quality[names[place]]["quantiles"] for place in places]
+        stats = [
+            dict(zip(("whislo", "q1", "med", "q3", "whishi"), values, strict=True)) for values in quantiles
+        ]
+        axes.bxp(
+            stats,
+            positions=[place + (index + 0.5) * width - 0.4 for place in places],
+            widths=0.8 * width,
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": color},
+            medianprops={"color": "#fff"},
+        )
     axes.axhline(0, color=GREY, linewidth=0.8)
-    ticks = [f"{box['score']}\n{box['label'].replace('+', chr(10) + '+ ')}" for box in boxes]
-    axes.set_xticks(range(1, len(boxes) + 1), ticks, fontsize=7)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylabel("nats per token")
+    axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
     return _svg(figure)
 
 
@@ -111,6 +121,11 @@ def _figure(*, width: float, height: float) -> tuple[Figure, Any]:
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _label(value: Any) -> str:
+    """Under an axis, where long names of methods would run into each other."""
+    return str(value).replace("+", "\n+ ")
 
 
 def _svg(figure: Figure) -> str:
