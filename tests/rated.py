@@ -1,15 +1,21 @@
-"""Run folders with rationales made by hand, as the criteria's tests rate them."""
+"""Run folders and items with rationales made by hand, as the criteria's tests rate them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cotray.config import Method, RunConfig, parse_config
+from cotray.criteria.items import Item, Source
 from cotray.data.store import Manifest, RunFolder
 from cotray.records import Rationale, StudentAnswer
 
 METHODS: tuple[Method, ...] = ("greedy", "contrast-wrong", "contrast-wrong+counterfactual")
 MODELS = ("big-teacher-20b", "small-student-1b")
+
+
+def item(id_: str, *sources: tuple[str, str], rationale: str = "Wings lift.") -> Item:
+    made = tuple(Source(f"record-{id_}", writer, method) for writer, method in sources)  # type: ignore
+    return Item(id_, "Can it fly?", ("yes", "no"), "yes", rationale, made)
 
 
 def run_folder(tmp_path: Path, *, num_questions: int = 12) -> RunConfig:
