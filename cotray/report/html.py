@@ -16,11 +16,17 @@ from cotray.report.table import interval, number
 if TYPE_CHECKING:
     from cotray.report.report import Example, MethodReport
 
-QUALITY = (
+SCORES = (
     "grounded", "novel", "delta", "shuffled", "num_pairs", "qags",
     "num_words", "copy_rate", "repetition", "states_answer",
 )  # fmt: skip
-"""Rows of the table of the teacher's rationales."""
+QUALITY = (
+    *((name.replace("_", " "), name, "mean", "ci95") for name in SCORES),
+    ("own facts against others", "fact_auc", "value", "ci95"),
+    ("simulation gain", "simulation", "sim_gain", "sim_gain_ci95"),
+    ("LAS", "simulation", "las", "ci95"),
+)
+"""Rows of the table of the teacher's rationales: label, part of `quality`, its value and its interval."""
 
 
 @dataclass(frozen=True)

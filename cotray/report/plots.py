@@ -10,6 +10,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
+COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+BESIDE: dict[str, Any] = {"frameon": False, "bbox_to_anchor": (1.01, 1), "loc": "upper left"}
+"""Where a legend covers nothing."""
 QUALS = ("grounded", "shuffled", "novel", "delta")
 
 
@@ -40,10 +43,9 @@ def bars_svg(methods: Sequence[Any]) -> str:
 def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str:
     """Factual training loss (dashed) and dev loss (solid) by epoch, one colour per method."""
     figure, axes = _figure(width=7, height=3.2)
-    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for index, (method, history) in enumerate(histories):
         epochs = [row["epoch"] for row in history]
-        style = {"color": colors[index % len(colors)], "marker": "o", "markersize": 3}
+        style = {"color": COLORS[index % len(COLORS)], "marker": "o", "markersize": 3}
         if all("dev_loss" in row for row in history):
             axes.plot(epochs, [row["dev_loss"] for row in history], label=f"{method}: dev", **style)
         loss = [row["loss_factual"] for row in history]
@@ -51,7 +53,7 @@ def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss per token (nats)")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
+    axes.legend(fontsize=7, **BESIDE)
     return _svg(figure)
 
 
@@ -78,7 +80,7 @@ def sweep_svg(rows: Sequence[Any]) -> str:
         axes.set_xticks(range(len(of_key)), [_label(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
         axes.set_title(key, fontsize=9, loc="left")
-        axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+        axes.legend(fontsize=8, **BESIDE)
     return _svg(figure)
 
 
@@ -89,10 +91,9 @@ def boxes_svg(methods: Sequence[Any]) -> str:
         return ""
     names = [name for name in QUALS if any(name in method.quality for method in judged)]
     figure, axes = _figure(width=8.8, height=3.4)
-    colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     width = 0.8 / len(judged)
     for index, method in enumerate(judged):
-        color = colors[index % len(colors)]
+        color = COLORS[index % len(COLORS)]
         axes.plot([], [], color=color, linewidth=6, label=method.method)
         places = [place for place, name in enumerate(names) if name in method.quality]
         quantiles = [method.quality[names[place]]["quantiles"] for place in places]
@@ -112,7 +113,7 @@ def boxes_svg(methods: Sequence[Any]) -> str:
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylabel("nats per token")
-    axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+    axes.legend(fontsize=8, **BESIDE)
     return _svg(figure)
 
 
