@@ -12,14 +12,14 @@ Split = Literal["train", "dev", "test"]
 Measure = Literal["surface", "quals", "qags", "simulation"]
 Score = Literal[
     "num_words", "copy_rate", "repetition", "states_answer",
-    "num_pairs", "grounded", "novel", "delta", "qags",
+    "num_pairs", "grounded", "novel", "delta", "qags", "sim_gain",
 ]  # fmt: skip
 ConSeqScore = Literal["num_words", "num_pairs", "grounded", "novel", "delta", "qags"]
 """Those of which more is better."""
 MEASURE_OF: dict[Score, Measure] = {
     **dict.fromkeys(("num_words", "copy_rate", "repetition", "states_answer"), "surface"),
     **dict.fromkeys(("num_pairs", "grounded", "novel", "delta"), "quals"),
-    "qags": "qags",
+    "qags": "qags", "sim_gain": "simulation",
 }  # fmt: skip
 
 
@@ -31,7 +31,7 @@ class Rule(Config):
 
     score: Score
     below: float | None = None
-    """Catches scores under this; `states_answer` is 0 or 1."""
+    """Catches scores under this; `states_answer` is 0 or 1, `sim_gain` -1, 0 or 1."""
     above: float | None = None
     lowest: Fraction | None = None
     """Catches this share of the training rationales that have the score, of each kind."""
@@ -86,6 +86,11 @@ class AssessingConfig(PoolConfig):
         for rule in self.rules:
             if (measure := MEASURE_OF[rule.score]) not in self.measures:
                 raise ValueError(f"a rule needs {rule.score}: add {measure} to measures")
+        if not self.num_demonstrations and (prompted := {"qags", "simulation"} & set(self.measures)):
+            raise ValueError(
+                f"{' and '.join(sorted(prompted))} prompt the model: with num_demonstrations 0, for a model "
+                "trained to write question-answer pairs, measures can be surface and quals"
+            )
         if self.rules and not {"train", "dev"} <= set(self.splits):
             raise ValueError("with rules, train learns from what was assessed: add train and dev to splits")
         return self

@@ -129,6 +129,15 @@ class Assessment(Rationale):
     sim_e: str = ""
     sim_xe: str = ""
 
+    @property
+    def sim_gain(self) -> int | None:
+        """1 where the rationale brings the simulator to the answer it is for, -1 where it leads away from it,
+        0 where it changes nothing; None where the simulator was not asked."""
+        if not (self.sim_x or self.sim_e or self.sim_xe):
+            return None
+        target = normalized(self.target_answer)
+        return (normalized(self.sim_xe) == target) - (normalized(self.sim_x) == target)
+
 
 @dataclass(frozen=True)
 class TrainExample(Record):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,11 +14,11 @@ from cotray.errors import ConfigError
 from cotray.models import load_model, load_tokenizer
 from cotray.records import Assessment, QAPair, Rationale, TrainExample
 from cotray.report.html import render_html
+from cotray.report.plots import boxes_svg
 from cotray.report.report import MethodReport
-from cotray.scoring.assessor import Assessor, OtherFacts
+from cotray.scoring.assessor import Assessor, OtherFacts, fact_sources
 from cotray.scoring.las import las
 from cotray.scoring.quality import quality
-from cotray.scoring.statistics import auc_ci95, mean_ci95
 from cotray.scoring.surface import surface
 from cotray.sequences import encode
 from cotray.training.selection import describe_selection, select
@@ -58,6 +58,20 @@ def test_repetition_is_the_share_of_word_pairs_that_came_before() -> None:
 )
 def test_a_label_of_two_is_stated_only_outright(text: str, expected: bool) -> None:
     assert surface(rationale(text)).states_answer is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("So the answer is no", True),
+        ("The answer is no because rain is rare.", True),
+        ("This is no, it cannot.", True),
+        ("It is no longer made.", False),
+        ("This is no problem for rain.", False),
+    ],
+)
+def test_no_states_the_label_only_where_the_phrase_ends_with_it(text: str, expected: bool) -> None:
+    assert surface(rationale(text, answer="no")).states_answer is expected
 
 
 def test_a_choice_is_stated_where_its_words_are() -> None:
@@ -173,23 +187,6 @@ def test_a_weight_counts_an_example_in_the_sum_and_in_the_number_of_tokens() -> 
     assert mixed == pytest.approx((lengths[0] * alone + 0.5 * lengths[1] * other) / total, rel=1e-5)
 
 
-def test_auc_counts_pairs_and_half_of_the_ties() -> None:
-    """Of the nine pairs: 3 > 1, 2, 2.5; 2 > 1, ties 2; 1 ties 1: 3 + 1.5 + 0.5 = 5 of 9."""
-    value, (low, high) = auc_ci95([3, 2, 1], [1, 2, 2.5])
-    assert value == pytest.approx(5 / 9) and low <= value <= high
-    assert auc_ci95([1.0] * 5, [0.0] * 5) == (1.0, (1.0, 1.0))
-    with pytest.raises(ValueError, match="same number of rows"):
-        auc_ci95([1.0], [])
-
-
-def test_the_interval_of_a_mean_is_about_that_of_the_normal_approximation() -> None:
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    low, high = mean_ci95(values.tolist()) or (0, 0)
-    half = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.04)
-    assert mean_ci95([]) is None
-
-
 def test_figures_are_of_factual_rows_that_have_the_score() -> None:
     rows = [replace(row, shuffled=-5.0 if row.grounded else None) for row in ROWS]
     figures = quality(rows, seed=0)
@@ -198,6 +195,23 @@ def test_figures_are_of_factual_rows_that_have_the_score() -> None:
     assert figures["novel"]["quantiles"][2] == pytest.approx(0.2)
     assert figures["fact_auc"]["value"] == 1.0
     assert "num_words" not in figures and "simulation" not in figures
+
+
+def test_saying_nothing_is_a_wrong_answer_of_the_simulator_and_counts() -> None:
+    said = [("", "", "Rome"), ("Rome", "", "Rome"), ("", "", "")]
+    rows = [
+        assessment(str(i), target_answer="Rome", sim_x=x, sim_e=e, sim_xe=xe)
+        for i, (x, e, xe) in enumerate(said)
+    ]
+    assert quality(rows, seed=0)["simulation"]["sim_gain"] == pytest.approx(1 / 2)
+    assert [row.sim_gain for row in rows] == [1, 0, None]
+
+
+def test_a_rule_can_leave_out_rationales_that_lead_the_simulator_away() -> None:
+    said = [("yes", "no", "no"), ("no", "no", "yes"), ("yes", "yes", "yes"), ("", "", "")]
+    rows = [assessment(str(i), sim_x=x, sim_e=e, sim_xe=xe) for i, (x, e, xe) in enumerate(said)]
+    selection = select(rows, [Rule(score="sim_gain", below=0)])
+    assert selection.weights == (0.0, 1.0, 1.0, 1.0)
 
 
 def test_simulation_gain_is_against_the_answer_that_the_rationale_is_for() -> None:
@@ -224,6 +238,28 @@ def test_every_measure_of_a_real_model_fills_its_columns() -> None:
     assert row.num_words == 3 and row.num_pairs == 0 and row.grounded is None
     assert row.sim_x in ("yes", "no") and row.sim_xe in ("yes", "no")
     assert row.rationale == "Clouds make rain." and row.qags is None
+
+
+def test_facts_that_are_the_rationale_are_no_source_for_qags() -> None:
+    own = Rationale.from_row(rationale("Rain falls.").to_row() | {"facts": ("Rain", "falls.")})
+    other = replace(own, rationale="Clouds give rain.")
+    assert fact_sources([own, other]) == ["", "Does rain fall from clouds? The answer is yes. Rain falls."]
+
+
+def test_a_model_trained_to_write_pairs_is_not_prompted_for_anything_else() -> None:
+    with pytest.raises(ConfigError, match="qags and simulation prompt the model"):
+        parse_config({"assessing": {"measures": ["quals", "qags", "simulation"], "num_demonstrations": 0}})
+
+
+def test_boxes_are_drawn_of_every_score_there_is_with_or_without_quals() -> None:
+    scored = [assessment("1", num_words=5, copy_rate=0.5), assessment("2", num_words=9, copy_rate=0.1)]
+    both = [replace(row, qags=0.5, grounded=-1.0) for row in scored]
+    rated = [SimpleNamespace(method="m", quality=quality(rows, seed=0)) for rows in (scored, both)]
+    svg = boxes_svg(rated)
+    for text in ("num words", "copy rate", "qags", "grounded", "nats per token", "share"):
+        assert text in svg, text
+    assert "nats per token" not in boxes_svg(rated[:1]) and "copy rate" in boxes_svg(rated[:1])
+    assert boxes_svg([SimpleNamespace(method="m", quality=None)]) == ""
 
 
 def test_the_report_shows_quality_and_what_rules_caught_escaped() -> None:

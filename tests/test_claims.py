@@ -20,9 +20,9 @@ from cotray.scoring.compare import (
     Difference,
     columns_of,
     difference,
-    rationale_columns,
     student_columns,
 )
+from cotray.scoring.quality import rationale_columns
 from cotray.stages.claims import FAILS, HOLDS, OPEN, UNFINISHED, findings, verdict
 from cotray.stages.score import figures
 

@@ -13,7 +13,12 @@ BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 BESIDE: dict[str, Any] = {"frameon": False, "bbox_to_anchor": (1.01, 1), "loc": "upper left"}
 """Where a legend covers nothing."""
-QUALS = ("grounded", "shuffled", "novel", "delta")
+BOXES = {
+    "nats per token": ("grounded", "shuffled", "novel", "delta"),
+    "share": ("copy_rate", "repetition", "qags"),
+    "number": ("num_words", "num_pairs"),
+}
+"""Scores that are drawn as boxes, by their unit."""
 
 
 def bars_svg(methods: Sequence[Any]) -> str:
@@ -85,36 +90,49 @@ def sweep_svg(rows: Sequence[Any]) -> str:
 
 
 def boxes_svg(methods: Sequence[Any]) -> str:
-    """Distribution of the QUALS scores, a colour per method: 5, 25, 50, 75 and 95 %; "" without any."""
-    judged = [method for method in methods if method.quality and set(QUALS) & method.quality.keys()]
-    if not judged:
+    """5, 25, 50, 75 and 95 % of the scores: a panel per unit, a colour per method; "" without any."""
+    judged = [method for method in methods if method.quality]
+    panels = {
+        unit: present
+        for unit, names in BOXES.items()
+        if (present := [name for name in names if any(name in method.quality for method in judged)])
+    }
+    if not panels:
         return ""
-    names = [name for name in QUALS if any(name in method.quality for method in judged)]
-    figure, axes = _figure(width=8.8, height=3.4)
-    width = 0.8 / len(judged)
+    widths = [len(names) for names in panels.values()]
+    figure = Figure(figsize=(2.6 + 1.1 * sum(widths), 3.4), layout="constrained")
+    all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for axes, (unit, names) in zip(all_axes, panels.items(), strict=True):
+        for index, method in enumerate(judged):
+            _boxes(axes, names, method.quality, index, len(judged))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_ylabel(unit)
     for index, method in enumerate(judged):
-        color = COLORS[index % len(COLORS)]
-        axes.plot([], [], color=color, linewidth=6, label=method.method)
-        places = [place for place, name in enumerate(names) if name in method.quality]
-        quantiles = [method.quality[names[place]]["quantiles"] for place in places]
-        stats = [
-            dict(zip(("whislo", "q1", "med", "q3", "whishi"), values, strict=True)) for values in quantiles
-        ]
-        axes.bxp(
-            stats,
-            positions=[place + (index + 0.5) * width - 0.4 for place in places],
-            widths=0.8 * width,
-            showfliers=False,
-            patch_artist=True,
-            boxprops={"facecolor": color},
-            medianprops={"color": "#fff"},
-        )
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylabel("nats per token")
-    axes.legend(fontsize=8, **BESIDE)
+        all_axes[-1].plot([], [], color=COLORS[index % len(COLORS)], linewidth=6, label=method.method)
+    all_axes[-1].legend(fontsize=8, **BESIDE)
     return _svg(figure)
+
+
+def _boxes(axes: Any, names: Sequence[str], quality: dict[str, Any], index: int, num_methods: int) -> None:
+    """One method's boxes, `index` of `num_methods` beside each other; scores it lacks leave gaps."""
+    width = 0.8 / num_methods
+    places = [place for place, name in enumerate(names) if name in quality]
+    if not places:
+        return
+    quantiles = [quality[names[place]]["quantiles"] for place in places]
+    whiskers = ("whislo", "q1", "med", "q3", "whishi")
+    axes.bxp(
+        [dict(zip(whiskers, values, strict=True)) for values in quantiles],
+        positions=[place + (index + 0.5) * width - 0.4 for place in places],
+        widths=0.8 * width,
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": COLORS[index % len(COLORS)]},
+        medianprops={"color": "#fff"},
+    )
 
 
 def _figure(*, width: float, height: float) -> tuple[Figure, Any]:

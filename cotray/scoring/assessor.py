@@ -10,7 +10,7 @@ from cotray.config_assessing import AssessingConfig
 from cotray.records import Assessment, QAPair, Rationale, StudentAnswer
 from cotray.scoring.qa_model import QAModel
 from cotray.scoring.qags import QagsScorer
-from cotray.scoring.quals import QualsScorer, source_text, supporting_facts
+from cotray.scoring.quals import QualsScorer, facts_beside, source_text, supporting_facts
 from cotray.scoring.simulate import Simulator
 from cotray.scoring.surface import surface
 from cotray.seeds import seeded
@@ -64,8 +64,8 @@ class Assessor:
 
 
 def fact_sources(rationales: Sequence[Rationale]) -> list[str]:
-    """Question, answer and facts of each; "" where there are no facts."""
-    facts = [supporting_facts(rationale) for rationale in rationales]
+    """Question, answer and facts of each; "" where there are no facts beside it."""
+    facts = [facts_beside(rationale) for rationale in rationales]
     return [source_text(r, own) if own else "" for r, own in zip(rationales, facts, strict=True)]
 
 

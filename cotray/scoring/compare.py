@@ -11,16 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cotray.records import Assessment, Simulation, normalized
+from cotray.records import Simulation, normalized
+from cotray.scoring.quality import SCORES
 from cotray.scoring.statistics import interval
 
 Columns = Mapping[str, np.ndarray]
 """Of one or more runs: each array ends with one value per question; NaN where a question has none."""
-
-
-RATIONALE_SCORES = (
-    "grounded", "novel", "delta", "qags", "num_words", "copy_rate", "repetition", "states_answer",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,17 +37,6 @@ def student_columns(row: Simulation) -> dict[str, float]:
         "perturbed": normalized(row.perturbed_answer) == gold,
         **{arm: getattr(row, f"sim_{arm}") == said for arm in ("x", "e", "xe")},
     }
-
-
-def rationale_columns(row: Assessment) -> dict[str, float]:
-    """The scores of one teacher's rationale; NaN where it has none."""
-    scores = {
-        name: np.nan if (score := getattr(row, name)) is None else float(score) for name in RATIONALE_SCORES
-    }
-    target = normalized(row.target_answer)
-    said = {arm: getattr(row, f"sim_{arm}") for arm in ("x", "e", "xe")}
-    right = {arm: normalized(text) == target if text else np.nan for arm, text in said.items()}
-    return {**scores, **right}
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ STUDENT_FIGURES = {
     "perturbation_drop": _minus("right", "perturbed"),
 }
 RATIONALE_FIGURES = {
-    **{name: _mean(name) for name in RATIONALE_SCORES},
+    **{name: _mean(name) for name in SCORES},
     "sim_gain": _minus("xe", "x"),
     "las": Figure(("x", "e", "xe"), _las),
 }

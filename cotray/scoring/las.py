@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cotray.scoring.statistics import interval
+from cotray.scoring.statistics import interval, resamples
 
 SMALL_GROUP = 30
 
@@ -47,11 +47,13 @@ def las(
     sim_e: Sequence[Hashable],
     sim_xe: Sequence[Hashable],
     *,
+    ids: Sequence[Hashable] | None = None,
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> LasReport:
     """LAS of rows given as the student's answer and the simulator's from x, from e and from both.
 
+    `ids`: of the question of each row, where several rows may be of one; a resample draws questions.
     Raises ValueError if the four sequences differ in length.
     """
     if not len(student) == len(sim_x) == len(sim_e) == len(sim_xe):
@@ -64,9 +66,14 @@ def las(
         return LasReport(*[None] * 5, 0, 0, *[None] * 5, 0.0, "no rows")  # pyright: ignore
     # A row matters only through its three correctness bits, so rows are counted in eight cells; then
     # resampling rows is drawing the cells' counts from a multinomial, at a cost independent of n.
-    counts_8 = np.bincount(4 * e + 2 * x + xe, minlength=8)
+    cells = 4 * e + 2 * x + xe
+    counts_8 = np.bincount(cells, minlength=8)
     point = _statistics(counts_8[None])
-    draws = np.random.default_rng(seed).multinomial(len(x), counts_8 / len(x), size=num_resamples)
+    if ids is None or len(set(ids)) == len(ids):
+        draws = np.random.default_rng(seed).multinomial(len(x), counts_8 / len(x), size=num_resamples)
+    else:
+        drawn = resamples(ids, num_resamples, seed)
+        draws = np.array([np.bincount(cells[rows], minlength=8) for rows in drawn])
     resampled = _statistics(draws)
     num_leaking, num_nonleaking = int(counts_8[4:].sum()), int(counts_8[:4].sum())
     return LasReport(

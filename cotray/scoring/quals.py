@@ -54,6 +54,13 @@ def supporting_facts(pair: QAPair) -> tuple[str, ...]:
     return pair.facts or ((pair.reference_rationale,) if pair.reference_rationale else ())
 
 
+def facts_beside(rationale: Rationale) -> tuple[str, ...]:
+    """The supporting facts, or () where the rationale is those facts, as people's are: nothing is left to
+    compare it with."""
+    facts = supporting_facts(rationale)
+    return () if rationale.rationale == " ".join(facts) else facts
+
+
 def source_text(rationale: Rationale, facts: Sequence[str]) -> str:
     """The question, the answer that the rationale is for, and facts."""
     return " ".join([rationale.question, f"The answer is {rationale.target_answer}.", *facts])
@@ -102,9 +109,7 @@ class QualsScorer:
         """`other_facts`: of another question, for each rationale; () where there is none."""
         texts = [rationale.rationale for rationale in rationales]
         pairs = self.pairs(texts)
-        # A rationale that is those facts, as people's are, would be compared with itself.
-        facts = [() if text == " ".join(own := supporting_facts(r)) else own
-                 for text, r in zip(texts, rationales, strict=True)]  # fmt: skip
+        facts = [facts_beside(rationale) for rationale in rationales]
         sources = [
             [source_text(r, ()), *([source_text(r, own)] if own else []),
              *([source_text(r, other)] if own and other else [])]

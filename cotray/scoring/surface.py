@@ -42,13 +42,15 @@ def states_answer(rationale: Rationale) -> bool:
 
     An answer of several words or of a choice: it is in the text as words. Yes, no, true and false are words
     of any text, so there only a sentence that begins with one, or "(the) answer/statement/claim/this/it/that
-    is yes" counts.
+    is yes" counts; a "no" that goes on, as in "this is no longer made", does not.
     """
     answer = normalized(rationale.target_answer)
     if answer not in BINARY_CHOICES.get(rationale.task, ()):
         return has_words(rationale.rationale, answer)
     starts = rf"(?:^|[.!?]\s+){answer}(?=[,.!;:]|$)"
     says = rf"\b(?:answer|statement|claim|this|it|that)\s+is(?:\s+therefore)?:?\s+{answer}\b"
+    if answer == "no":
+        says += r"(?=[,.!;:]|$|\s+(?:because|since|as|for)\b)"
     return re.search(f"{starts}|{says}", normalized(rationale.rationale)) is not None
 
 

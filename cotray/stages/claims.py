@@ -14,9 +14,9 @@ from cotray.scoring.compare import (
     Difference,
     columns_of,
     difference,
-    rationale_columns,
     student_columns,
 )
+from cotray.scoring.quality import rationale_columns
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot be told"
 UNFINISHED, ONE_SEED = "not all runs are finished", "cannot be told from one seed"
