@@ -106,10 +106,11 @@ def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
 
     if arguments.key:
         return Key.read(Path(arguments.key))
-    key, own = Key(tuple(draw_items(config, num_rationales=arguments.rationales))), folder / "key.json"
+    drawn, own = Key(tuple(draw_items(config, num_rationales=arguments.rationales))), folder / "key.json"
     if not own.exists():
-        key.write(own)
-    elif Key.read(own) != key:
+        drawn.write(own)
+    key = Key.read(own)
+    if not key.same_rationales(drawn):
         raise DataError(f"{own}: has other rationales than are drawn now; choose another --out folder")
     return key
 
