@@ -1,0 +1,81 @@
+"""Models that refuse a parameter of the requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.responses import Response
+from openai_server import Answering, completion, openai_server, refusal
+from rated import export_folder
+from test_judge import GOOD, PRICES, by_text, judge, lines, max_bytes, results
+
+CAP = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+HEAT = "Unsupported value: 'temperature' does not support 0 with this model."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return export_folder(tmp_path)
+
+
+def reasoning(*, names_param: bool = True, answering: Answering = by_text) -> Answering:
+    """Refuses `max_tokens`, then `temperature`, in the words of OpenAI's reasoning models."""
+
+    def respond(body: dict[str, Any], n: int) -> Response:
+        for name, message in (("max_tokens", CAP), ("temperature", HEAT)):
+            if name in body:
+                return refusal(400, message=message, param=name if names_param else None)
+        return answering(body, n)
+
+    return respond
+
+
+@pytest.mark.parametrize("names_param", [True, False])
+def test_refused_parameters_are_left_out_of_all_further_requests(folder: Path, names_param: bool) -> None:
+    with openai_server(reasoning(names_param=names_param)) as server:
+        assert judge(folder, server.base_url, "--max-tokens=300") == 0
+    assert len(server.bodies) == 2 + 12
+    assert server.bodies[1].keys() == {"model", "messages", "temperature", "max_completion_tokens"}
+    last = [body.keys() for body in server.bodies[2:]]
+    assert last == [{"model", "messages", "max_completion_tokens"}] * 12
+    assert {body["max_completion_tokens"] for body in server.bodies[1:]} == {300}
+    assert len(lines(folder)) == 12 and results(folder)["judge"]["num_judged"] == 12
+
+
+def test_model_that_refuses_the_temperature_alone_keeps_max_tokens(folder: Path) -> None:
+    def answering(body: dict[str, Any], n: int) -> Response:
+        is_refused = "temperature" in body
+        return refusal(400, message="Only temperature=1 is supported.") if is_refused else by_text(body, n)
+
+    with openai_server(answering) as server:
+        assert judge(folder, server.base_url) == 0
+    assert [body.get("max_tokens") for body in server.bodies] == [64] * 13
+
+
+def test_requests_refused_at_the_same_time_all_go_on(folder: Path) -> None:
+    with openai_server(reasoning()) as server:
+        assert judge(folder, server.base_url, concurrency=12) == 0
+    assert sorted(line["item"] for line in lines(folder)) == sorted({line["item"] for line in lines(folder)})
+    assert len(lines(folder)) == 12 and results(folder)["judge"]["num_judged"] == 12
+
+
+@pytest.mark.parametrize("message", ["messages: too long", f"{CAP} Nor 'max_completion_tokens'."])
+def test_refusals_that_leave_no_way_out_are_one_line(folder: Path, capsys, message: str) -> None:
+    with openai_server(lambda *_: refusal(400, message=message)) as server:
+        assert judge(folder, server.base_url, concurrency=1) == 2
+    assert len(server.bodies) == (2 if "max_tokens" in message else 1)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and message in error
+
+
+def test_cost_cap_holds_for_a_model_that_refuses_parameters(folder: Path) -> None:
+    most_in = max_bytes(folder) + 64
+    most = 0.01 * most_in + 0.1 * 64
+    dear = reasoning(answering=lambda *_: completion(GOOD, tokens=(most_in, 64)))
+    with openai_server(dear) as server:
+        assert judge(folder, server.base_url, *PRICES, f"--max-cost={2.5 * most}", concurrency=8) == 1
+    assert [body.keys() & {"max_tokens", "temperature"} for body in server.bodies].count(set()) == 2
+    assert len(lines(folder)) == 2
+    assert results(folder)["judge"]["cost"] == pytest.approx(2 * most)
