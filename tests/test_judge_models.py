@@ -1,4 +1,4 @@
-"""Models that refuse a parameter of the requests."""
+"""Models that refuse a parameter, and those whose reply is cut at the cap on tokens."""
 
 from __future__ import annotations
 
@@ -79,3 +79,62 @@ def test_cost_cap_holds_for_a_model_that_refuses_parameters(folder: Path) -> Non
     assert [body.keys() & {"max_tokens", "temperature"} for body in server.bodies].count(set()) == 2
     assert len(lines(folder)) == 2
     assert results(folder)["judge"]["cost"] == pytest.approx(2 * most)
+
+
+def thinking(body: dict[str, Any], n: int) -> Response:
+    """Students' rationales make it think for 500 tokens, of which the server shows none."""
+    if "sings" not in body["messages"][-1]["content"] or body["max_tokens"] > 500:
+        return completion(GOOD)
+    return completion(None, tokens=(100, body["max_tokens"]), finish="length")
+
+
+def test_answers_cut_at_the_cap_are_asked_again_with_a_larger_one(folder: Path, capsys) -> None:
+    with openai_server(thinking) as server:
+        assert judge(folder, server.base_url, "--max-tokens=200") == 0
+        said = capsys.readouterr().out
+        assert "12 judged, 4 unparsable;" in said and "4 of the unparsable were cut" in said
+        assert "the same command with a larger --max-tokens asks them again" in said
+        assert judge(folder, server.base_url, "--max-tokens=200") == 0
+        assert judge(folder, server.base_url, "--max-tokens=100") == 0
+        assert len(server.bodies) == 12
+        assert judge(folder, server.base_url, "--max-tokens=400") == 0
+        assert judge(folder, server.base_url, "--max-tokens=1000") == 0
+        assert len(server.bodies) == 12 + 4 + 4
+    assert "12 judged, 0 unparsable;" in capsys.readouterr().out
+    assert results(folder)["judge"]["num_unparsable"] == 0
+    assert [line["max_tokens"] for line in lines(folder)] == [200] * 12 + [400] * 4 + [1000] * 4
+    assert results(folder)["judge"]["tokens_out"] == 8 * 10 + 4 * (200 + 400 + 10)
+
+
+def test_only_answers_that_were_cut_are_blamed_on_the_cap(folder: Path, capsys) -> None:
+    with openai_server(by_text) as server:
+        assert judge(folder, server.base_url) == 0
+    said = capsys.readouterr().out
+    assert "12 judged, 4 unparsable;" in said and "--max-tokens" not in said
+
+
+def test_unread_answers_of_files_without_a_cap_are_asked_again(folder: Path) -> None:
+    with openai_server(by_text) as server:
+        assert judge(folder, server.base_url) == 0
+        path = folder / "j/judgements.jsonl"
+        rows = path.read_text().replace(', "max_tokens": 64, "finish": "stop"', "")
+        assert '"max_tokens"' not in rows
+        path.write_text(rows)
+        for _ in range(2):
+            assert judge(folder, server.base_url) == 0
+        assert len(server.bodies) == 12 + 4
+
+
+def test_capped_run_does_not_count_what_it_was_to_ask_again(folder: Path, capsys) -> None:
+    with openai_server(thinking) as server:
+        assert judge(folder, server.base_url, *PRICES) == 0
+        spent = results(folder)["judge"]["cost"]
+        assert judge(folder, server.base_url, *PRICES, "--max-tokens=1000", f"--max-cost={spent + 1}") == 1
+    assert "8 of 12 items are judged" in capsys.readouterr().err
+    assert results(folder)["judge"]["num_unparsable"] == 4
+
+
+def test_server_that_does_not_say_why_a_reply_ended_is_understood(folder: Path) -> None:
+    with openai_server(lambda *_: completion(GOOD, finish=None)) as server:
+        assert judge(folder, server.base_url) == 0
+    assert len(server.bodies) == 12 and results(folder)["judge"]["num_unparsable"] == 0

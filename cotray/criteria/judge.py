@@ -77,12 +77,12 @@ class _Chat:
 
 
 async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgements, purse: Purse) -> None:
-    """Judge what is not judged yet; every answer is in `judgements` as soon as it is there.
+    """Judge what is open in `judgements`; every answer is there as soon as it has come.
 
     StageError where the cost cap or failing requests leave items open: called again, it goes on from there.
     ConfigError where the endpoint refuses what it is asked, such as the key or the model.
     """
-    open_items = [item for item in items if item.id not in judgements.answered]
+    open_items = judgements.open_items(items, max_tokens=endpoint.max_tokens)
     waiting = iter(open_items)
     failures: list[str] = []
     is_capped = False
@@ -109,7 +109,7 @@ async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgement
                     tasks.create_task(work())
         except* ConfigError as refused:
             raise refused.exceptions[0] from None
-    num_done = len(items) - sum(item.id not in judgements.answered for item in items)
+    num_done = len(items) - len(judgements.open_items(items, max_tokens=endpoint.max_tokens))
     if is_capped:
         raise StageError(
             f"stopped before --max-cost {purse.limit:g} could be passed: {num_done} of {len(items)} items "
@@ -130,15 +130,16 @@ async def _judge_one(
     num_bytes = sum(len(message["content"].encode()) for message in messages)
     most = (num_bytes + TOKENS_OF_TEMPLATE, endpoint.max_tokens)
     reserved = purse.cost(*most)
-    asked = Judgement(item.id, judgements.model, judgements.prompt)
+    asked = Judgement(item.id, judgements.model, judgements.prompt, max_tokens=endpoint.max_tokens)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         if not purse.reserve(reserved):
             raise _CapReached
         tokens = (0, 0)
         try:
-            text, counted = await _ask(chat, endpoint, messages)
+            text, finish, counted = await _ask(chat, endpoint, messages)
             tokens = counted or most
-            judgements.add(replace(asked, text=text, tokens_in=tokens[0], tokens_out=tokens[1]))
+            said = replace(asked, text=text, finish=finish, tokens_in=tokens[0], tokens_out=tokens[1])
+            judgements.add(said)
             return
         except _Failed as failed:
             if failed.is_billed:
@@ -154,12 +155,13 @@ async def _judge_one(
 
 async def _ask(
     chat: _Chat, endpoint: Endpoint, messages: list[dict[str, str]]
-) -> tuple[str, tuple[int, int] | None]:
-    """The reply's text, and the tokens read and written where the server counts them."""
+) -> tuple[str, str, tuple[int, int] | None]:
+    """The reply's text, why it ended, and the tokens read and written; "" and None where nothing is said."""
     try:
         reply = await chat.complete(messages)
-        text = reply.choices[0].message.content or ""
-        return text, (reply.usage.prompt_tokens, reply.usage.completion_tokens) if reply.usage else None
+        choice, usage = reply.choices[0], reply.usage
+        counted = (usage.prompt_tokens, usage.completion_tokens) if usage else None
+        return choice.message.content or "", getattr(choice, "finish_reason", None) or "", counted
     except openai.APIConnectionError as error:
         # Once connected, a reply that was lost may have been written, and billed.
         is_billed = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")
