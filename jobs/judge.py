@@ -2,8 +2,9 @@
 
 A language model answers the three human criteria, behind cotray's, vLLM's or any other OpenAI-compatible
 endpoint: for the items of an export with --key, else for items drawn alike. The endpoint's own key comes from
-OPENAI_API_KEY. FOLDER keeps the raw answers; the same command goes on from them. Exit codes: 0 done, 1
-stopped by the cost cap or failing requests, 2 wrong usage, configuration or files.
+OPENAI_API_KEY. FOLDER keeps the raw answers; the same command goes on from them, and with a larger
+--max-tokens asks again what could not be read. Exit codes: 0 done, 1 stopped by the cost cap or failing
+requests, 2 wrong usage, configuration or files.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def _judge(arguments: argparse.Namespace) -> str:
         facts = {
             "num_judged": len(answered),
             "num_unparsable": len(answered) - len(ratings),
+            "num_cut": sum(one.is_cut for one in answered.values()),
             "tokens_in": sum(one.tokens_in for one in judgements.all),
             "tokens_out": sum(one.tokens_out for one in judgements.all),
             "cost": purse.spent if arguments.price_in is not None else None,
@@ -96,7 +98,9 @@ def _judge(arguments: argparse.Namespace) -> str:
         results = write_judge(config, key, arguments.model, ratings, **facts) if answered else {}
     said = f"{facts['num_judged']} judged, {facts['num_unparsable']} unparsable"
     cost = "" if facts["cost"] is None else f", cost {facts['cost']:.4g}"
-    return f"{text_table(results)}\n{said}{cost}; raw answers in {judgements.path}"
+    way_out = "cut at the cap on tokens; the same command with a larger --max-tokens asks them again"
+    cut = f"\n{facts['num_cut']} of the unparsable were {way_out}" if facts["num_cut"] else ""
+    return f"{text_table(results)}\n{said}{cost}; raw answers in {judgements.path}{cut}"
 
 
 def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
@@ -106,10 +110,11 @@ def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
 
     if arguments.key:
         return Key.read(Path(arguments.key))
-    key, own = Key(tuple(draw_items(config, num_rationales=arguments.rationales))), folder / "key.json"
+    drawn, own = Key(tuple(draw_items(config, num_rationales=arguments.rationales))), folder / "key.json"
     if not own.exists():
-        key.write(own)
-    elif Key.read(own) != key:
+        drawn.write(own)
+    key = Key.read(own)
+    if not key.same_rationales(drawn):
         raise DataError(f"{own}: has other rationales than are drawn now; choose another --out folder")
     return key
 

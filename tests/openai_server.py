@@ -24,19 +24,25 @@ class Server:
     keys: list[str] = field(default_factory=list)
 
 
-def completion(text: str, *, tokens: tuple[int, int] | None = (100, 10)) -> Response:
+def completion(
+    text: str | None, *, tokens: tuple[int, int] | None = (100, 10), finish: str | None = "stop"
+) -> Response:
     usage = (
         {"usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}}
         if tokens
         else {}
     )
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}}
+    choice |= {"finish_reason": finish} if finish else {}
     head = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
     return JSONResponse(head | usage)
 
 
-def refusal(status: int, *, retry_after: str = "0", message: str = "no") -> Response:
-    return JSONResponse({"error": {"message": message}}, status, headers={"Retry-After": retry_after})
+def refusal(
+    status: int, *, retry_after: str = "0", message: str = "no", param: str | None = None
+) -> Response:
+    error = {"message": message, "param": param}
+    return JSONResponse({"error": error}, status, headers={"Retry-After": retry_after})
 
 
 @contextmanager

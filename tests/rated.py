@@ -8,6 +8,7 @@ from cotray.config import Method, RunConfig, parse_config
 from cotray.criteria.items import Item, Source
 from cotray.data.store import Manifest, RunFolder
 from cotray.records import Rationale, StudentAnswer
+from jobs.annotate import main
 
 METHODS: tuple[Method, ...] = ("greedy", "contrast-wrong", "contrast-wrong+counterfactual")
 MODELS = ("big-teacher-20b", "small-student-1b")
@@ -42,6 +43,15 @@ def run_folder(tmp_path: Path, *, num_questions: int = 12) -> RunConfig:
             answers = [_answer(n, method) for n in range(num_questions)]
             _finish(folder, "answers", answers, StudentAnswer)
     return config
+
+
+def export_folder(tmp_path: Path) -> Path:
+    """c.yaml, and in a/ an export of 4 rationales of each of the three groups."""
+    config = run_folder(tmp_path)
+    (tmp_path / "c.yaml").write_text(f"run_dir: {config.run_dir}\nmethods: {list(METHODS)}")
+    options = ["--rationales=4", "--annotators=2", "--out", str(tmp_path / "a")]
+    assert main(["export", "-c", str(tmp_path / "c.yaml"), *options]) == 0
+    return tmp_path
 
 
 def _pair(n: int) -> dict:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.responses import PlainTextResponse, Response
 from openai_server import completion, openai_server, refusal
-from rated import METHODS, run_folder
+from rated import export_folder
 from test_criteria import answered, fill
 from test_report import page_with
 
+from cotray.criteria.key import Key
 from cotray.criteria.purse import Purse
 from cotray.prompts.criteria import CRITERIA, Rating, judge_messages, parse_judge
 from jobs.annotate import main as annotate
@@ -27,12 +29,7 @@ PRICES = ["--price-in", "10000", "--price-out", "100000"]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """c.yaml, and in a/ an export of 4 rationales of each of the three groups."""
-    config = run_folder(tmp_path)
-    (tmp_path / "c.yaml").write_text(f"run_dir: {config.run_dir}\nmethods: {list(METHODS)}")
-    options = ["--rationales=4", "--annotators=2", "--out", str(tmp_path / "a")]
-    assert annotate(["export", "-c", str(tmp_path / "c.yaml"), *options]) == 0
-    return tmp_path
+    return export_folder(tmp_path)
 
 
 def judge(folder: Path, base_url: str, *options: str, concurrency: int = 1) -> int:
@@ -198,6 +195,20 @@ def test_without_a_key_items_are_drawn_as_the_export_draws_them(folder: Path, ca
         assert (folder / "own/key.json").read_text() == (folder / "a/key.json").read_text()
         assert main(["-c", str(folder / "c.yaml"), *asked, "--rationales=3"]) == 2
     assert "has other rationales than are drawn now; choose another --out" in capsys.readouterr().err
+
+
+def test_own_key_of_bare_ids_still_names_the_rationales_that_were_judged(folder: Path) -> None:
+    own = folder / "j"
+    with openai_server(by_text) as server:
+        asked = ["--base-url", server.base_url, "--model", "m", "--out", str(own), "--rationales=4"]
+        assert main(["-c", str(folder / "c.yaml"), *asked]) == 0
+        key = Key.read(own / "key.json")
+        (own / "key.json").unlink()
+        Key(tuple(replace(item, id=item.id[1:]) for item in key.items)).write(own / "key.json")
+        judged = own / "judgements.jsonl"
+        judged.write_text(judged.read_text().replace('"item": "i', '"item": "'))
+        assert main(["-c", str(folder / "c.yaml"), *asked]) == 0
+    assert len(server.bodies) == 12 and results(folder)["judge"]["num_judged"] == 12
 
 
 def test_agreement_with_people_is_there_when_both_are_whoever_comes_first(folder: Path) -> None:

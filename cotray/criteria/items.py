@@ -103,7 +103,10 @@ def _student_items(config: RunConfig, folder: RunFolder) -> Iterator[Item]:
 def _item(
     seed: int, row: Rationale | StudentAnswer, answer: str, rationale: str, source: Source
 ) -> Iterator[Item]:
-    """One item, or none for an empty rationale. Its id tells nothing without the seed and the texts."""
+    """One item, or none for an empty rationale. Its id tells nothing without the seed and the texts.
+
+    It begins with a letter, because spreadsheets read digits such as 1234567890123e45 as a number.
+    """
     if rationale.strip():
-        id_ = f"{digest(seed, row.question, *row.choices, answer, rationale.strip(), 'item'):016x}"
+        id_ = f"i{digest(seed, row.question, *row.choices, answer, rationale.strip(), 'item'):016x}"
         yield Item(id_, row.question, row.choices, answer, rationale.strip(), (source,))

@@ -6,8 +6,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from cotray.criteria.items import Item
 from cotray.criteria.judgements import Judgement, Judgements
@@ -45,13 +47,42 @@ class Endpoint:
     max_tokens: int = 64
 
 
+class _Chat:
+    """The endpoint's model, asked without the parameters that it has refused, as models that think do."""
+
+    def __init__(self, client: openai.AsyncOpenAI, endpoint: Endpoint) -> None:
+        self._client, self._endpoint = client, endpoint
+        self._parameters: dict[str, Any] = {"temperature": 0, "max_tokens": endpoint.max_tokens}
+
+    async def complete(self, messages: list[dict[str, str]]) -> ChatCompletion:
+        while True:
+            # A copy, because requests that are under way at the same time change it.
+            sent = dict(self._parameters)
+            try:
+                return await self._client.chat.completions.create(
+                    model=self._endpoint.model,
+                    messages=messages,  # type: ignore[arg-type]
+                    **sent,
+                )
+            except openai.BadRequestError as error:
+                names = [n for n in ("max_tokens", "temperature") if n in sent and n in str(error.body)]
+                if not names:
+                    raise
+                self._leave_out(names[0])
+
+    def _leave_out(self, name: str) -> None:
+        self._parameters.pop(name, None)
+        if name == "max_tokens":
+            self._parameters["max_completion_tokens"] = self._endpoint.max_tokens
+
+
 async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgements, purse: Purse) -> None:
-    """Judge what is not judged yet; every answer is in `judgements` as soon as it is there.
+    """Judge what is open in `judgements`; every answer is there as soon as it has come.
 
     StageError where the cost cap or failing requests leave items open: called again, it goes on from there.
     ConfigError where the endpoint refuses what it is asked, such as the key or the model.
     """
-    open_items = [item for item in items if item.id not in judgements.answered]
+    open_items = judgements.open_items(items, max_tokens=endpoint.max_tokens)
     waiting = iter(open_items)
     failures: list[str] = []
     is_capped = False
@@ -59,12 +90,13 @@ async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgement
     async with openai.AsyncOpenAI(
         base_url=endpoint.base_url, api_key=endpoint.api_key, timeout=endpoint.timeout_s, max_retries=0
     ) as client:
+        chat = _Chat(client, endpoint)
 
         async def work() -> None:
             nonlocal is_capped
             for item in waiting:
                 try:
-                    await _judge_one(client, item, endpoint, judgements, purse)
+                    await _judge_one(chat, item, endpoint, judgements, purse)
                 except _CapReached:
                     is_capped = True
                     return
@@ -77,7 +109,7 @@ async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgement
                     tasks.create_task(work())
         except* ConfigError as refused:
             raise refused.exceptions[0] from None
-    num_done = len(items) - sum(item.id not in judgements.answered for item in items)
+    num_done = len(items) - len(judgements.open_items(items, max_tokens=endpoint.max_tokens))
     if is_capped:
         raise StageError(
             f"stopped before --max-cost {purse.limit:g} could be passed: {num_done} of {len(items)} items "
@@ -91,22 +123,23 @@ async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgement
 
 
 async def _judge_one(
-    client: openai.AsyncOpenAI, item: Item, endpoint: Endpoint, judgements: Judgements, purse: Purse
+    chat: _Chat, item: Item, endpoint: Endpoint, judgements: Judgements, purse: Purse
 ) -> None:
     messages = judge_messages(item.question, item.choices, item.answer, item.rationale)
     # Tokenizers of language models make at most one token of a byte.
     num_bytes = sum(len(message["content"].encode()) for message in messages)
     most = (num_bytes + TOKENS_OF_TEMPLATE, endpoint.max_tokens)
     reserved = purse.cost(*most)
-    asked = Judgement(item.id, judgements.model, judgements.prompt)
+    asked = Judgement(item.id, judgements.model, judgements.prompt, max_tokens=endpoint.max_tokens)
     for attempt in range(1, MAX_ATTEMPTS + 1):
         if not purse.reserve(reserved):
             raise _CapReached
         tokens = (0, 0)
         try:
-            text, counted = await _ask(client, endpoint, messages)
+            text, finish, counted = await _ask(chat, endpoint, messages)
             tokens = counted or most
-            judgements.add(replace(asked, text=text, tokens_in=tokens[0], tokens_out=tokens[1]))
+            said = replace(asked, text=text, finish=finish, tokens_in=tokens[0], tokens_out=tokens[1])
+            judgements.add(said)
             return
         except _Failed as failed:
             if failed.is_billed:
@@ -121,18 +154,14 @@ async def _judge_one(
 
 
 async def _ask(
-    client: openai.AsyncOpenAI, endpoint: Endpoint, messages: list[dict[str, str]]
-) -> tuple[str, tuple[int, int] | None]:
-    """The reply's text, and the tokens read and written where the server counts them."""
+    chat: _Chat, endpoint: Endpoint, messages: list[dict[str, str]]
+) -> tuple[str, str, tuple[int, int] | None]:
+    """The reply's text, why it ended, and the tokens read and written; "" and None where nothing is said."""
     try:
-        reply = await client.chat.completions.create(
-            model=endpoint.model,
-            messages=messages,  # type: ignore[arg-type]
-            temperature=0,
-            max_tokens=endpoint.max_tokens,
-        )
-        text = reply.choices[0].message.content or ""
-        return text, (reply.usage.prompt_tokens, reply.usage.completion_tokens) if reply.usage else None
+        reply = await chat.complete(messages)
+        choice, usage = reply.choices[0], reply.usage
+        counted = (usage.prompt_tokens, usage.completion_tokens) if usage else None
+        return choice.message.content or "", getattr(choice, "finish_reason", None) or "", counted
     except openai.APIConnectionError as error:
         # Once connected, a reply that was lost may have been written, and billed.
         is_billed = type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout")

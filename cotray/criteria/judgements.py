@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cotray.criteria.items import Item
 from cotray.errors import DataError
 from cotray.prompts.criteria import Rating, parse_judge
 
@@ -16,7 +17,8 @@ from cotray.prompts.criteria import Rating, parse_judge
 class Judgement:
     """`prompt` is the prompt's version. With an `error` there is no text, and the item is asked again.
 
-    Tokens are as the server counts them, or the most that they can be where it does not say.
+    Tokens are as the server counts them, or the most that they can be where it does not say. `max_tokens` is
+    the cap on the reply, 0 where an older file does not say; `finish` the server's reason why it ended.
     """
 
     item: str
@@ -26,11 +28,18 @@ class Judgement:
     tokens_in: int = 0
     tokens_out: int = 0
     error: str = ""
+    max_tokens: int = 0
+    finish: str = ""
 
     @property
     def rating(self) -> Rating | None:
         """None where the text cannot be read as one; never a yes or a no then."""
         return parse_judge(self.text)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it cannot be read because its cap cut it off."""
+        return self.rating is None and self.finish == "length"
 
 
 class Judgements:
@@ -47,8 +56,18 @@ class Judgements:
 
     @property
     def answered(self) -> dict[str, Judgement]:
-        """By item id."""
+        """By item id; the last where an item was asked again."""
         return {one.item: one for one in self.all if not one.error}
+
+    def open_items(self, items: Sequence[Item], *, max_tokens: int) -> list[Item]:
+        """To be asked: without an answer, or with one under a smaller cap that cannot be read."""
+        answered = self.answered
+        return [
+            item
+            for item in items
+            if (said := answered.get(item.id)) is None
+            or (said.rating is None and said.max_tokens < max_tokens)
+        ]
 
     def add(self, judgement: Judgement) -> None:
         """On the disk when this returns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ class Key:
     def digest(self) -> str:
         """Changes with any text, id or source."""
         return fingerprint(_plain(self.items))
+
+    def same_rationales(self, other: Key) -> bool:
+        """Whatever the ids: exports of other versions form them otherwise."""
+        bare, others = ([replace(item, id="") for item in key.items] for key in (self, other))
+        return bare == others
 
     def write(self, path: Path) -> None:
         """Never over a key that is there: filled files belong to it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cotray.prompts.criteria import CRITERIA, Rating
 TEXTS = ("question", "choices", "answer", "rationale")
 ANSWERS = tuple(criterion.name for criterion in CRITERIA)
 COLUMNS = ("item", *TEXTS, *ANSWERS)
+BOOLEANS = ("true", "false")
 
 
 def cells(item: Item) -> dict[str, str]:
@@ -25,10 +27,8 @@ def cells(item: Item) -> dict[str, str]:
         "answer": item.answer,
         "rationale": item.rationale,
     }
-    # A spreadsheet calculates what begins like a formula; after an apostrophe it is text.
-    return {"item": item.id} | {
-        n: f"'{t}" if t.startswith(("=", "+", "-", "@")) else t for n, t in texts.items()
-    }
+    # A spreadsheet saves what it made of a value; after an apostrophe everything is text.
+    return {"item": item.id} | {name: f"'{t}" if _is_value(t) else t for name, t in texts.items()}
 
 
 def write_sheet(path: Path, items: Sequence[Item]) -> None:
@@ -103,6 +103,21 @@ def _verdict(row: dict[str, str], column: str) -> bool:
     return said == "yes"
 
 
+def _is_value(text: str) -> bool:
+    """Whether a spreadsheet could take it for a formula, a boolean, a number, an amount, a date or a time."""
+    text = text.strip()
+    if text.startswith(("=", "+", "-", "@")) or text.casefold() in BOOLEANS:
+        return True
+    # A date has three words at most, in any language: day of the week, month, and am or pm.
+    num_words = len(re.findall(r"[^\W\d_]+", text))
+    return num_words <= 3 and re.search(r"\d", text) is not None and not text.startswith("'")
+
+
 def _same(cell: str, text: str) -> bool:
-    """But for line breaks and spacing, and the apostrophe, which programs keep or drop."""
-    return " ".join(cell.split()).removeprefix("'") == " ".join(text.split()).removeprefix("'")
+    """But for what programs change: spacing, the apostrophe in front, and true to TRUE where that is gone."""
+    seen, exported = _as_shown(cell), _as_shown(text)
+    return seen == exported or (exported.casefold() in BOOLEANS and seen.casefold() == exported.casefold())
+
+
+def _as_shown(cell: str) -> str:
+    return " ".join(cell.strip().removeprefix("'").split())
