@@ -63,6 +63,7 @@ def draw_samples(
         build=partial(_load, config, folder.uri(first.stage)),
         failed=partial(_failed, config),
         dead_letter=_dead_letter,
+        max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label)
