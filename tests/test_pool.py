@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from local_ray import local_ray
 
-from cotray.cli import cotray_error
 from cotray.config import PoolConfig, RayConfig
 from cotray.data.shards import Shards
 from cotray.data.store import RunFolder
-from cotray.errors import ConfigError, StageError
+from cotray.errors import ConfigError, StageError, cotray_error
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.cluster import cluster
 from cotray.stages.pool import run_pool
