@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 
-from cotray import errors
 from cotray.config import RunConfig, load_config
-from cotray.errors import ConfigError, CotrayError, DataError
+from cotray.errors import ConfigError, DataError, cotray_error
 
 VERBS = {
     "prepare": "read QA pairs, draw contrast and counterfactual answers, write requests/",
@@ -81,23 +79,6 @@ def reported(work: Callable[[], str]) -> int:
         print(f"cotray: {known}", file=sys.stderr)
         return 2 if isinstance(known, ConfigError | DataError) else 1
     return 0
-
-
-def cotray_error(error: BaseException | None) -> CotrayError | None:
-    """The CotrayError behind what Ray raises when one crosses processes, if there is one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        cause = getattr(error, "cause", None)
-        if isinstance(error, CotrayError):
-            # Ray makes a class of its own whose text is the remote traceback; the cause has our line.
-            return cause if isinstance(cause, CotrayError) else error
-        # Of an actor that failed in its constructor, Ray passes on the text alone.
-        quoted = re.search(r"cotray\.errors\.(\w+): (.+)", str(error))
-        if quoted:
-            return getattr(errors, quoted[1])(quoted[2])
-        seen.add(id(error))
-        error = cause or error.__cause__ or error.__context__
-    return None
 
 
 def _call(verb: str) -> Callable[[RunConfig, bool], str]:

@@ -102,7 +102,7 @@ class TeacherConfig(PoolConfig):
     record_scores: bool = False
     """Keep both branches' log-probabilities of every token in the rationale's row."""
     max_error_rate: Fraction = 0.5
-    """`generate` fails if more than this share of its rows ended with an error."""
+    """`generate` fails if more than this share of its rows ended with an error, or all."""
     num_cpus: float = Field(default=2, ge=0)
     """Logical CPUs (and torch threads) of one replica."""
     decoding: DecodingConfig = DecodingConfig()

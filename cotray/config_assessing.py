@@ -78,6 +78,9 @@ class AssessingConfig(PoolConfig):
     """Length cap of a pair."""
     batch_size: int = Field(default=8, ge=1)
     """Rationales that go through the model at once."""
+    max_error_rate: Fraction = 0.5
+    """`assess` fails if more than this share of its rows ended with an error, or all; so does `train` for
+    ConSeq's samples."""
     num_cpus: float = Field(default=2, ge=0)
     """Logical CPUs (and torch threads) of one replica."""
 

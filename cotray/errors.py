@@ -3,6 +3,10 @@
 Every class keeps the default constructor, because Ray pickles exceptions between processes.
 """
 
+from __future__ import annotations
+
+import re
+
 
 class CotrayError(Exception):
     """Base of the errors a job prints as one line; anything else is a bug and keeps its traceback."""
@@ -30,3 +34,20 @@ class EngineDied(CotrayError, RuntimeError):
 
 class TooLong(CotrayError, ValueError):
     """A question that does not fit into the student's window."""
+
+
+def cotray_error(error: BaseException | None) -> CotrayError | None:
+    """The CotrayError behind what Ray raises when one crosses processes, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        cause = getattr(error, "cause", None)
+        if isinstance(error, CotrayError):
+            # Ray makes a class of its own whose text is the remote traceback; the cause has our line.
+            return cause if isinstance(cause, CotrayError) else error
+        # Of an actor that failed in its constructor, Ray passes on the text alone.
+        quoted = re.search(r"cotray\.errors\.(\w+): (.+)", str(error))
+        if quoted:
+            return globals()[quoted[1]](quoted[2])
+        seen.add(id(error))
+        error = cause or error.__cause__ or error.__context__
+    return None

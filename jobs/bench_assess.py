@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cotray.config_assessing import AssessingConfig
 from cotray.records import Rationale, TeacherRequest
-from cotray.scoring.answer_candidates import answer_candidates
+from cotray.scoring.answer_candidates import AnswerCandidates
 from cotray.scoring.qa_model import QAModel
 from cotray.scoring.qags import QagsScorer
 from cotray.scoring.quals import QualsScorer, source_text, supporting_facts
@@ -27,11 +27,10 @@ def bench_assess(*, model: str, requests: Sequence[TeacherRequest]) -> dict[str,
     texts = [rationale.rationale for rationale in rationales]
     sources = [source_text(r, supporting_facts(r) or (r.question,)) for r in rationales]
     config = AssessingConfig()
-    clock = Clock()
+    clock, candidates = Clock(), AnswerCandidates()
     qa = QAModel(model, num_demonstrations=config.num_demonstrations)
-    answer_candidates("spaCy loads with its first text.", most=1)
     quals = _run_quals(qa, config, texts, sources, clock)
-    qags = _run_qags(qa, config, texts, sources, clock)
+    qags = _run_qags(qa, candidates, config, texts, sources, clock)
     seconds = {
         name: sum(s for part, s in clock.seconds.items() if part.startswith(name))
         for name in ("quals", "qags")
@@ -80,16 +79,18 @@ def _run_quals(
 
 
 def _run_qags(
-    qa: QAModel, config: AssessingConfig, texts: Sequence[str], sources: Sequence[str], clock: Clock
+    qa: QAModel,
+    candidates: AnswerCandidates,
+    config: AssessingConfig,
+    texts: Sequence[str],
+    sources: Sequence[str],
+    clock: Clock,
 ) -> list[float | None]:
-    def timed(find: Callable[..., list[str]]) -> Callable[..., list[str]]:
-        def found(text: str, *, most: int) -> list[str]:
-            with clock("qags_candidates"):
-                return find(text, most=most)
+    def timed(text: str, *, most: int) -> list[str]:
+        with clock("qags_candidates"):
+            return candidates(text, most=most)
 
-        return found
-
-    scorer = QagsScorer(qa, find_candidates=timed(answer_candidates), diversity=config.diversity)
+    scorer = QagsScorer(qa, find_candidates=timed, diversity=config.diversity)
     with clock("qags_questions"):
         asked = scorer.questions(texts)
     clock.seconds["qags_questions"] -= clock.seconds["qags_candidates"]

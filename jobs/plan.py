@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotray.cli import cotray_error
 from cotray.config import RunConfig, load_config
-from cotray.errors import ConfigError
+from cotray.errors import ConfigError, cotray_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

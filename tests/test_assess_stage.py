@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,15 +91,19 @@ def test_train_leaves_out_and_weighs_down_what_the_rules_catch(assessed: Path) -
     assert len(selection["rules"][0]["examples"]) == 5
 
 
-def test_rows_that_fail_are_dead_letters_and_not_learned_from(tmp_path: Path, assessed: Path) -> None:
+def test_rows_that_fail_are_dead_letters_and_too_many_are_tried_again(tmp_path: Path, assessed: Path) -> None:
     """A text longer than the model's window of 4096 bytes cannot be read by it."""
     config = config_of(tmp_path / "run", model="random:gpt2")
     prepare(config)
     generate(config)
     folder = RunFolder(config.run_dir)
     rows = list(folder.read_records("rationales", Rationale))
-    long = Rationale.from_row(rows[3].to_row() | {"rationale": "rain " * 1000})
-    folder.write_records("rationales/part-00000.parquet", [*rows[:3], long, *rows[4:]], Rationale)
+    long = [replace(row, rationale="rain " * 1000) for row in rows]
+    folder.write_records("rationales/part-00000.parquet", long, Rationale)
+    with pytest.raises(StageError, match=r"of \d+ rows failed \(\d+ x .*max_error_rate=0.5"):
+        assess(config)
+    assert folder.manifest("assessments") is None
+    folder.write_records("rationales/part-00000.parquet", [*rows[:3], long[3], *rows[4:]], Rationale)
     manifest = assess(config)
     assert (manifest.num_out, manifest.num_dead) == (len(rows) - 1, 1)
     (letter,) = folder.read_records("dead_letter", DeadLetter)

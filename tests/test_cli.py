@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cotray.cli import VERBS, cotray_error, job, main
-from cotray.errors import ConfigError, StageError
+from cotray.cli import VERBS, job, main
+from cotray.errors import ConfigError, StageError, cotray_error
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import importlib.metadata
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 VERSION = importlib.metadata.version("cotray")
@@ -45,6 +47,17 @@ def test_every_installation_into_the_image_is_pinned(stages) -> None:
         assert commands
         for command in commands:
             assert "--constraint constraints.txt" in command or re.search(r"--no-deps \S+==[\d.]+", command)
+
+
+def test_every_node_has_what_the_measures_need_and_its_pins(stages) -> None:
+    installs = [[i["value"] for i in stage if i["instruction"] == "RUN"] for stage in stages.values()]
+    installs += [yaml.safe_load(path.read_text())["setup_commands"] for path in CLOUDS]
+    for commands in installs:
+        (extras,) = re.findall(r"'\.\[(.+?)\]'", " ".join(commands))
+        assert "qags" in extras.split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in map(Requirement, project["optional-dependencies"]["qags"]):
+        assert PINS[requirement.name] in requirement.specifier
 
 
 def test_the_image_gets_the_code_and_nothing_else_and_does_not_run_as_root(stages) -> None:

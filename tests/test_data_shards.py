@@ -101,7 +101,7 @@ def test_a_sealed_shard_with_errors_is_opened_again(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, [2])
     shards.write("part-00000", [rationale(request(0)), rationale(request(1), "", error="no memory")])
     shards.seal("part-00000")
-    assert waiting(shards) == ["q1"]
+    assert waiting(shards) == ["q1"] and shards.num_finished(shards.snapshot()) == 1
     shards.write("part-00000", [rationale(request(1), "now")])
     assert shards.seal("part-00000")[1] == 0
     assert [r.rationale for r in rows_of(shards)] == ["It flies.", "now"]

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from local_ray import local_ray
 
-from cotray.cli import cotray_error
 from cotray.config import PoolConfig, RayConfig
 from cotray.data.shards import Shards
 from cotray.data.store import RunFolder
-from cotray.errors import ConfigError, StageError
+from cotray.errors import ConfigError, StageError, cotray_error
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.cluster import cluster
 from cotray.stages.pool import run_pool
@@ -89,13 +88,13 @@ def run(
     *,
     failed: Any = give_up,
     build: Any = build,
-    max_dead: int | None = None,
+    max_error_rate: float = 1.0,
     **pool: Any,
 ) -> list[Rationale]:
     requests = [TeacherRequest(str(i), "yes_no", q, ("yes", "no"), "yes") for i, q in enumerate(questions)]
     folder.write_records("requests/part-0.parquet", requests, TeacherRequest)
     shards = Shards(folder.root, "requests", "rationales", Rationale, "v", all_rows)
-    stage = PoolStage(shards, TeacherRequest, build, failed=failed, max_dead=max_dead)
+    stage = PoolStage(shards, TeacherRequest, build, failed=failed, max_error_rate=max_error_rate)
     run_pool(stage, total=len(questions), config=PoolConfig(**pool), batch_size=8, label="test")
     return sorted(folder.read_records("rationales", Rationale), key=lambda row: int(row.id))
 
@@ -164,9 +163,18 @@ def test_a_model_that_cannot_be_loaded_is_one_error_without_retries(tmp_path: Pa
 
 def test_a_stage_stops_when_more_rows_failed_than_allowed_and_tries_them_again(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
-    assert run(folder, ["bad"] * 40 + ["ok"] * 40, max_dead=4) == []  # nothing sealed
+    with pytest.raises(StageError, match=r"rows failed \(\d+ x ValueError: cannot be read\)"):
+        run(folder, ["bad"] * 40 + ["ok"] * 40, max_error_rate=0.05)
+    assert not list(folder.read_records("rationales", Rationale))  # nothing sealed
     rows = run(folder, ["ok"] * 80)
     assert [row.error for row in rows] == [""] * 80
+
+
+def test_a_stage_whose_every_row_failed_is_not_done_and_tries_them_again(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    with pytest.raises(StageError, match=r"4 of 4 rows failed \(4 x ValueError: cannot be read\)"):
+        run(folder, ["bad"] * 4)
+    assert [row.error for row in run(folder, ["ok"] * 4)] == [""] * 4
 
 
 def test_pools_of_two_kinds_share_the_work(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
+from cotray.config_assessing import AssessingConfig
 from cotray.errors import ConfigError
 from cotray.prompts.qags import answer_prompt, question_prompt
-from cotray.scoring import answer_candidates as candidates_module
-from cotray.scoring.answer_candidates import answer_candidates
+from cotray.scoring.answer_candidates import AnswerCandidates
+from cotray.scoring.assessor import Assessor, OtherFacts
 from cotray.scoring.qa_model import QAModel
 from cotray.scoring.qags import Qags, QagsScorer, clean_question, plain, token_f1
 
@@ -108,18 +110,30 @@ def test_prompts_end_where_the_model_goes_on() -> None:
     )
 
 
-def test_candidates_are_entities_and_noun_phrases_without_pronouns() -> None:
+@pytest.fixture(scope="module")
+def candidates() -> AnswerCandidates:
     pytest.importorskip("spacy", reason="spaCy is not installed")
+    return AnswerCandidates()
+
+
+def test_candidates_are_entities_and_noun_phrases_without_pronouns(candidates: AnswerCandidates) -> None:
     text = "Marie Curie was born in Warsaw, and she won two Nobel Prizes."
-    found = answer_candidates(text, most=10)
+    found = candidates(text, most=10)
     assert {"Marie Curie", "Warsaw"} <= set(found) and "she" not in found
     assert found == sorted(found, key=text.index) and len(found) == len(set(found))
-    assert answer_candidates(text, most=1) == found[:1]
+    assert candidates(text, most=1) == found[:1]
 
 
-def test_without_spacy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
-    candidates_module._pipeline.cache_clear()
+def test_a_phrase_that_comes_again_keeps_its_first_place(candidates: AnswerCandidates) -> None:
+    text = "Paris is larger than London, and Berlin is smaller than Paris."
+    assert candidates(text, most=10) == ["Paris", "London", "Berlin"]
+    assert candidates(text, most=1) == ["Paris"]
+
+
+def test_without_spacy_no_model_is_loaded_and_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    config = AssessingConfig(measures=("quals", "qags"), model="/no/such/model")
     with pytest.raises(ConfigError, match=r"pip install 'cotray\[qags\]'"):
-        answer_candidates("text", most=1)
-    candidates_module._pipeline.cache_clear()
+        Assessor(config, other_facts=OtherFacts([], seed=0))

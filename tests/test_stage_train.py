@@ -13,8 +13,7 @@ import pytest
 import torch
 from local_ray import local_ray
 
-from cotray.config import ModelConfig, RunConfig, TrainingConfig, parse_config
-from cotray.errors import DataError
+from cotray.config import ModelConfig, TrainingConfig, parse_config
 from cotray.models import load_model, load_tokenizer
 from cotray.records import Kind, Rationale, TrainExample
 from cotray.training.batches import StepExamples, StudentBatches
@@ -240,11 +239,3 @@ def test_checkpoints_belong_to_what_determines_the_weights():
 
     assert fingerprint(num_workers=4, max_failures=0) == fingerprint() == fingerprint(train[::-1])
     assert len({fingerprint(), fingerprint(learning_rate=1e-3), fingerprint(train[1:])}) == 3
-
-
-def test_nothing_to_train_on_is_a_data_error(tmp_path):
-    from cotray.stages.train import train_student
-
-    failed = [row for row in rationales() if row.error]
-    with pytest.raises(DataError, match="1 read, 1 failed"):
-        train_student(failed, RunConfig(student=RUN.student), str(tmp_path), on_metrics=print)

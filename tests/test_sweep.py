@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cotray.config_sweep import load_sweep, runs
 from cotray.data.store import RunFolder
-from cotray.errors import ConfigError
+from cotray.errors import ConfigError, StageError
 from cotray.records import Rationale, StudentAnswer
 from cotray.report.sweep import mean_over_seeds
+from cotray.stages import sweep as sweep_module
 
 SMOKE = Path(__file__).parent.parent / "jobs/configs/smoke.yaml"
 
@@ -111,6 +114,47 @@ def test_the_interval_over_seeds_is_students_t() -> None:
     assert mean_over_seeds([None]).mean is None
 
 
+def sweep_of_runs_that_raise(
+    errors: Sequence[BaseException], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs, each of which ends with its error."""
+    left = iter(errors)
+
+    def run_stages(*_: Any, **__: Any) -> None:
+        raise next(left)
+
+    monkeypatch.setattr(sweep_module, "run_stages", run_stages)
+    monkeypatch.setattr(sweep_module, "cluster", lambda *_: nullcontext())
+    sweep_module.sweep(*load_sweep(write(folder, "vary: {method: [greedy, human]}\nseeds: [1]")))
+
+
+def test_a_run_that_ray_lost_is_named_with_its_cause_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.exceptions import OutOfMemoryError, RayTaskError
+
+    text = "Traceback (most recent call last):\n  File x\nValueError: too hot\n\nUserCodeException: no block"
+    errors = [
+        OutOfMemoryError("Task was killed:\nlow memory"),
+        RayTaskError("f", text, ValueError("too hot")),
+    ]
+    with pytest.raises(StageError) as caught:
+        sweep_of_runs_that_raise(errors, tmp_path, monkeypatch)
+    assert str(caught.value).partition("\n")[0] == (
+        f"2 of 2 runs failed ({tmp_path}/runs/method=greedy/seed-1: Task was killed: low memory; "
+        f"{tmp_path}/runs/method=human/seed-1: ValueError: too hot)"
+    )
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), KeyError("a bug")], ids=repr)
+def test_an_interrupt_and_a_bug_of_the_driver_end_the_sweep(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        sweep_of_runs_that_raise([error], tmp_path, monkeypatch)
+    assert caught.value is error
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two tags and a broken student, two seeds, tiny models."""
@@ -199,6 +243,29 @@ def test_the_students_seed_alone_changes_the_weights(swept: Path) -> None:
         for seed in (1, 2)
     ]
     assert weights[0] != weights[1]
+
+
+@pytest.mark.ray
+def test_a_model_that_a_replica_cannot_load_costs_its_own_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs.sweep import main
+
+    text = """
+base: {ray.num_cpus: 4, simulator.mode: prompted, scoring.max_new_tokens: 8}
+vary:
+  teacher.model: [/no/such/model]
+  method: [human]
+seeds: [1]
+"""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["-c", str(write(tmp_path, text))]) == 1
+    why = "model '/no/such/model': no such folder with a config.json"
+    said = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in said if line.startswith("cotray: "))
+    assert "1 of 2 runs failed" in line and line.endswith("seed-1: " + why + ")")
+    table = json.loads((tmp_path / "runs" / "sweep.json").read_text())
+    assert [(row["value"], row["num_runs"]) for row in table["rows"]] == [("/no/such/model", 0), ("human", 1)]
 
 
 @pytest.mark.ray

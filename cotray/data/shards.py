@@ -74,11 +74,11 @@ class Shards:
         return [Shard(shard, tuple(finished[shard])) for shard in self._source_shards()]
 
     def num_finished(self, shards: Sequence[Shard]) -> int:
-        """Rows without an error in a snapshot, from file names and from the footers of sealed files."""
+        """Rows without an error in a snapshot; of batches the file names tell."""
         names = [name for shard in shards for name in shard.finished]
         sealed = [name for name in names if "/" not in name]
         with ThreadPoolExecutor(8) as threads:
-            counts = threads.map(lambda name: self.folder.num_rows(f"{self.target}/{name}"), sealed)
+            counts = threads.map(lambda name: self._good_keys(name).num_rows, sealed)
             return sum(counts) + sum(
                 int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names if "/" in name
             )
@@ -101,9 +101,7 @@ class Shards:
         """The wanted rows that no file of the snapshot has."""
         table = self._wanted(shard.name)
         for name in shard.finished:
-            there = self.folder.read_table(f"{self.target}/{name}", [*self.key, "error"])
-            good = there.filter(pc.invert(self._has_failed(there)))  # type: ignore[attr-defined]
-            is_done = pc.is_in(self._keys(table), self._keys(good))  # type: ignore[attr-defined]
+            is_done = pc.is_in(self._keys(table), self._keys(self._good_keys(name)))  # type: ignore[attr-defined]
             table = table.filter(pc.invert(is_done))  # type: ignore[attr-defined]
         return table
 
@@ -157,6 +155,11 @@ class Shards:
     def _wanted(self, name: str) -> pa.Table:
         table = self.folder.read_table(f"{self.source}/{name}.parquet")
         return table.filter(self.is_wanted(table))
+
+    def _good_keys(self, name: str) -> pa.Table:
+        """The key columns of a target file's rows without an error."""
+        there = self.folder.read_table(f"{self.target}/{name}", [*self.key, "error"])
+        return there.filter(pc.invert(self._has_failed(there)))  # type: ignore[attr-defined]
 
     def _merge(self, expected: pa.Array, files: Sequence[str]) -> pa.Table:
         """Each expected key's rows from one file: the first in which they have no error, else the first."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from cotray.config_assessing import AssessingConfig
 from cotray.records import Assessment, QAPair, Rationale, StudentAnswer
+from cotray.scoring.answer_candidates import AnswerCandidates
 from cotray.scoring.qa_model import QAModel
 from cotray.scoring.qags import QagsScorer
 from cotray.scoring.quals import QualsScorer, facts_beside, source_text, supporting_facts
@@ -20,6 +21,8 @@ class Assessor:
     def __init__(self, config: AssessingConfig, *, other_facts: OtherFacts) -> None:
         self.measures, self.other_facts = set(config.measures), other_facts
         self.quals = self.qags = self.simulator = None
+        # Before the model, which takes minutes to load: spaCy may not be installed.
+        candidates = AnswerCandidates() if "qags" in self.measures else None
         model: Any = None
         if self.measures & {"quals", "qags"}:
             model = QAModel(
@@ -28,8 +31,8 @@ class Assessor:
                 dtype=config.dtype,
                 num_demonstrations=config.num_demonstrations,
             )
-        if "qags" in self.measures:
-            self.qags = QagsScorer(model, diversity=config.diversity)
+        if candidates is not None:
+            self.qags = QagsScorer(model, find_candidates=candidates, diversity=config.diversity)
         if "quals" in self.measures:
             self.quals = QualsScorer(
                 model,

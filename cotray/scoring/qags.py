@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cotray.prompts.qags import answer_prompt, question_prompt
-from cotray.scoring.answer_candidates import answer_candidates
 from cotray.scoring.qa_model import QAModel
 
 MAX_QUESTION_TOKENS = 24
@@ -35,7 +34,7 @@ class QagsScorer:
         self,
         model: QAModel,
         *,
-        find_candidates: Callable[..., list[str]] = answer_candidates,
+        find_candidates: Callable[..., list[str]],
         num_candidates: int = 10,
         questions_per_candidate: int = 10,
         max_questions: int = 20,

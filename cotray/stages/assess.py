@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_CALL = 64
 """Given to a replica at a time, which sorts them by length and cuts them into assessing.batch_size."""
-POOL = {"replicas", "num_cpus", "num_gpus", "label_selector", "pools", "max_attempts", "stall_timeout_s"}
+POOL = {"replicas", "num_cpus", "num_gpus", "label_selector", "pools"}
+POOL |= {"max_attempts", "max_error_rate", "stall_timeout_s"}
 
 
 def assess(
@@ -60,7 +61,12 @@ def assess(
         if _reuse(RunFolder(other), folder, shards, settings):
             break
     stage = PoolStage(
-        shards, Rationale, build=partial(_load, config), failed=_failed, dead_letter=_dead_letter
+        shards,
+        Rationale,
+        build=partial(_load, config),
+        failed=_failed,
+        dead_letter=_dead_letter,
+        max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label)

@@ -45,6 +45,20 @@ def second_input(config: RunConfig, folder: RunFolder, first: Manifest) -> str:
     return fingerprint(fingerprint(settings, source), current_assessments(config, folder).fingerprint)
 
 
+def check_scores(config: RunConfig, folder: RunFolder) -> None:
+    """Raises DataError where no rationale that the rules leave in has the score to rank by."""
+    score = _section(config).score
+    rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
+    weights = select(rows, config.assessing.rules).weights
+    chosen = [row for row in _learned(rows, weights) if row.kind == "factual"]
+    if chosen and all(getattr(row, score) is None for row in chosen):
+        raise DataError(
+            f"{folder.uri('assessments')}: none of the {len(chosen)} rationales to train on has {score}, by "
+            "which ConSeq is to rank them. Choose another student.conseq.score: novel needs no facts, "
+            "num_words neither facts nor question-answer pairs"
+        )
+
+
 def draw_samples(
     config: RunConfig, folder: RunFolder, first: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
@@ -63,6 +77,7 @@ def draw_samples(
         build=partial(_load, config, folder.uri(first.stage)),
         failed=partial(_failed, config),
         dead_letter=_dead_letter,
+        max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label)
@@ -87,7 +102,7 @@ def second_phase(
     rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
     selection = select(rows, rules)
     weight_of = weight_lookup(rows, selection.weights)
-    learned = [row for row in rows if row.split == "train" and weight_of(row) > 0]
+    learned = _learned(rows, selection.weights)
     pairs = _paired(config, folder, learned)
 
     render = Renderer(config)
@@ -193,6 +208,11 @@ def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: in
 
 def _dead_letter(row: Assessment) -> DeadLetter:
     return DeadLetter("samples", row.id, row.error, json.dumps(row.to_row()), row.attempts)
+
+
+def _learned(rows: Sequence[Assessment], weights: Sequence[float]) -> list[Assessment]:
+    """Of the train split, what the rules leave in."""
+    return [row for row, weight in zip(rows, weights, strict=True) if row.split == "train" and weight > 0]
 
 
 def _paired(config: RunConfig, folder: RunFolder, learned: Sequence[Assessment]) -> Pairs:

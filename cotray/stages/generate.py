@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -16,11 +15,10 @@ from cotray.config import RunConfig, TeacherConfig
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
-from cotray.errors import StageError
 from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.pool import run_pool
-from cotray.stages.replica import PoolStage, Process
+from cotray.stages.replica import PoolStage, Process, causes_of
 from cotray.teacher.teacher import build_teacher, process_environment
 
 
@@ -58,13 +56,13 @@ def generate(
         num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
         failed=partial(_failed, config),
         dead_letter=partial(_dead_letter, config),
-        max_dead=math.floor(config.teacher.max_error_rate * total * shards.num_per_record),
+        max_error_rate=config.teacher.max_error_rate,
         environment=process_environment(config.teacher),
     )
     # Copying what people wrote needs no GPU.
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
     counts = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
-    return _finish(folder, config, settings, requests, counts)
+    return _finish(folder, settings, requests, counts)
 
 
 def _teach(config: RunConfig) -> Process:
@@ -108,23 +106,9 @@ def _reuse(source: RunFolder, shards: Shards, settings: dict[str, Any], requests
 
 
 def _finish(
-    folder: RunFolder, config: RunConfig, settings: dict[str, Any], requests: Manifest, counts: Counter[str]
+    folder: RunFolder, settings: dict[str, Any], requests: Manifest, counts: Counter[str]
 ) -> Manifest:
-    """Write the manifest, or say why too many rows failed."""
     num_rows, num_dead = counts["rows"], counts["dead_letters"]
-    causes = Counter({key.removeprefix("cause/"): n for key, n in counts.items() if key.startswith("cause/")})
-    if num_dead > config.teacher.max_error_rate * num_rows or (num_dead and num_dead == num_rows):
-        shown = "; ".join(f"{count} x {cause}" for cause, count in causes.most_common(3))
-        if config.decoding_method == "human":
-            raise StageError(
-                f"{folder.uri('rationales')}: {num_dead} of {num_rows} questions have no human rationale "
-                "(columns reference_rationale and facts); add some, or choose another method"
-            )
-        raise StageError(
-            f"{folder.uri('rationales')}: {num_dead} of {num_rows} requests failed ({shown}). Each is in "
-            f"{folder.uri('dead_letter')} with its prompt; teacher.max_error_rate="
-            f"{config.teacher.max_error_rate:g} allows fewer. The same command tries them again"
-        )
     stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
     return folder.finish(
         Manifest(
@@ -138,7 +122,7 @@ def _finish(
                 "tokens": counts["tokens"],
                 "splits": counts["pair_splits"],
                 "stop_reasons": stops,
-                "causes": dict(causes),
+                "causes": dict(causes_of(counts)),
                 "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
             },
         )

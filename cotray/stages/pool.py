@@ -10,6 +10,7 @@ the crashes made them. Shards (cotray/data/shards.py) keep those promises instea
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from cotray.data.units import batch_size_for, units_of
 from cotray.errors import StageError
 from cotray.stages.cluster import num_nodes
 from cotray.stages.progress import Stuck, Watch, watch
-from cotray.stages.replica import PoolStage, Replica, counts_of
+from cotray.stages.replica import PoolStage, Replica, causes_of, counts_of
 
 INIT_DEATHS = 5
 """Replicas in a row that may die while they start, of lost nodes or lack of memory."""
@@ -38,8 +39,8 @@ def run_pool(
     """Process every wanted row that is not written yet, of `total` in all, and seal the shards.
 
     Returns the counts of all rows there are (see `counts_of`) and, of this run, seconds, replica_starts,
-    retries and the number of rows made. Raises StageError on a stall, and if rows are missing at the end
-    although the stage was not stopped by `max_dead`.
+    retries and the number of rows made. Raises StageError on a stall, if too many rows failed (see
+    `check_errors`), and if rows are missing at the end.
     """
     shards = stage.shards
     total *= shards.num_per_record
@@ -51,15 +52,30 @@ def run_pool(
             is_stuck = _stream(stage, todo, config, batch_size, line)
             todo = shards.snapshot() if is_stuck else None
         counts = _seal(stage, [shard.name for shard in snapshot])
-    is_stopped = stage.max_dead is not None and counts["dead_letters"] > stage.max_dead
-    if counts["missing"] and not is_stopped:
+    check_errors(stage, counts)
+    if counts["missing"]:
         raise StageError(
             f"{shards.folder.uri(shards.target)}: {counts['missing']} rows were not written; "
             "the same command makes them"
         )
-    if not counts["missing"]:
-        shards.close()
+    shards.close()
     return counts + line.counts
+
+
+def check_errors(stage: PoolStage, counts: Counter[str]) -> None:
+    """Raises StageError, with the causes counted, if so many rows failed that the stage is not done.
+
+    counts: of all rows there are; when the stage was stopped early, of those made until then.
+    """
+    num_rows, num_dead = counts["rows"], counts["dead_letters"]
+    if num_dead > stage.max_error_rate * num_rows or num_dead == num_rows > 0:
+        causes = "; ".join(f"{count} x {cause}" for cause, count in causes_of(counts).most_common(3))
+        folder = stage.shards.folder
+        raise StageError(
+            f"{folder.uri(stage.shards.target)}: {num_dead} of {num_rows} rows failed ({causes}). Each is "
+            f"in {folder.uri('dead_letter')}; max_error_rate={stage.max_error_rate:g} allows fewer. The same "
+            "command tries them again"
+        )
 
 
 def _stream(
@@ -101,11 +117,11 @@ def _stream(
     )
     guard(dataset.context, line)
     dataset.context.max_consecutive_actor_init_deaths = INIT_DEATHS
-    num_dead = 0
+    num_dead, max_dead = 0, math.floor(stage.max_error_rate * line.total)
     try:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             num_dead += sum(table["dead"].to_pylist())  # pyright: ignore[reportAttributeAccessIssue]
-            if stage.max_dead is not None and num_dead > stage.max_dead:
+            if num_dead > max_dead:
                 break
     except Stuck:
         return True

@@ -24,6 +24,7 @@ from cotray.records import Record
 from cotray.stages.metrics import count
 from cotray.stages.monitor import BatchReport
 
+CAUSE = "cause/"
 Process = Callable[..., Sequence[Any]]
 """`process(records, on_finished=callback)` -> `Shards.num_per_record` records each, in order."""
 
@@ -41,8 +42,8 @@ class PoolStage:
     """(record, error, attempts) -> what to write for a record that cannot be made; None = the job fails."""
     dead_letter: Callable[[Any], DeadLetter] | None = None
     """Of a target record with an error."""
-    max_dead: int | None = None
-    """The stage stops when more rows than this failed."""
+    max_error_rate: float = 1.0
+    """The stage fails if more than this share of its rows did, or all."""
     environment: dict[str, str] = field(default_factory=dict)
     """Environment variables of the replicas' processes."""
 
@@ -205,5 +206,10 @@ def counts_of(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
             counts[f"stop/{stop_reason}"] += 1
         if error := row.get("error"):
             counts["dead_letters"] += 1
-            counts[f"cause/{re.sub(r'[0-9]+', 'N', error)[:200]}"] += 1
+            counts[f"{CAUSE}{re.sub(r'[0-9]+', 'N', error)[:200]}"] += 1
     return counts
+
+
+def causes_of(counts: Counter[str]) -> Counter[str]:
+    """How many rows failed of what."""
+    return Counter({key.removeprefix(CAUSE): n for key, n in counts.items() if key.startswith(CAUSE)})

@@ -6,11 +6,13 @@ same settings are taken over, so that the teacher decodes each setting once.
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Sequence
 
 from cotray.config_sweep import Cell, SweepConfig, runs
 from cotray.data.store import RunFolder
-from cotray.errors import CotrayError, StageError
+from cotray.errors import StageError, cotray_error
 from cotray.report.sweep import write_sweep
 from cotray.stages.claims import findings
 from cotray.stages.cluster import cluster
@@ -21,11 +23,12 @@ def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False
     """Make what is missing, write sweep.json and sweep.html after every run, and return the table.
 
     `overwrite` makes every run again; what an earlier one of this call made is still taken over.
-    A run that fails does not stop the others. Raises StageError at the end if one did, naming them.
+    A run that fails, for what a user can change or because Ray lost it, does not stop the others. Raises
+    StageError at the end if one did, naming them.
     """
     configs = list(runs(cells))
     done: list[str] = []
-    failed: dict[str, CotrayError] = {}
+    failed: dict[str, str] = {}
 
     def write() -> str:
         return write_sweep(config, cells, findings(config.claims, cells, done), done)
@@ -37,12 +40,26 @@ def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False
             try:
                 run_stages(one, overwrite=overwrite, reuse_from=done, label=label)
                 done.append(one.run_dir)
-            except CotrayError as error:
-                failed[one.run_dir] = error
+            except Exception as error:
+                failed[one.run_dir] = _reason(error)
             if not was_done:  # what there is so far can be looked at while the others run
                 write()
     table = write()
     if failed:
-        causes = "; ".join(f"{run_dir}: {error}" for run_dir, error in failed.items())
-        raise StageError(f"{len(failed)} of {len(configs)} runs failed ({causes})\n{table}")
+        reasons = "; ".join(f"{run_dir}: {reason}" for run_dir, reason in failed.items())
+        raise StageError(f"{len(failed)} of {len(configs)} runs failed ({reasons})\n{table}")
     return table
+
+
+def _reason(error: Exception) -> str:
+    """Why a run failed, in one line; raises what is neither the user's nor Ray's, a bug in this process."""
+    from ray.exceptions import RayError
+
+    if known := cotray_error(error):
+        return str(known)
+    if not isinstance(error, RayError):
+        raise error
+    traceback.print_exception(error)  # one line may not do to find a bug in a worker
+    # Of an exception in a worker Ray's text is the traceback, which begins with the cause of all.
+    first = re.search(r"^[\w.]+(?:Error|Exception): .+", str(error), re.MULTILINE)
+    return first[0] if first else " ".join(str(error).split())

@@ -15,8 +15,8 @@ from cotray.errors import DataError
 from cotray.prompts.few_shot import FewShotPrompt
 from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.assess import current_assessments
-from cotray.stages.conseq import draw_samples, second_input, second_phase
-from cotray.stages.examples import Renderer, too_long_letters, weight_lookup
+from cotray.stages.conseq import check_scores, draw_samples, second_input, second_phase
+from cotray.stages.examples import Renderer, WeightOf, too_long_letters, weight_lookup
 from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
@@ -41,6 +41,8 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     settings_2 = settings | {"conseq": conseq.model_dump()}
     first = Manifest("mle_student", settings, source.fingerprint, 0, 0, 0)
     input_2 = second_input(config, folder, first)
+    if overwrite or folder.manifest("student") is None:  # else there is nothing to train, or it is refused
+        check_scores(config, folder)
     if folder.begin("student", settings=settings_2, input=input_2, overwrite=overwrite) == "done":
         return folder.require("student", "train")
     first = _learn(
@@ -155,10 +157,7 @@ def train_student(
     dev = render([row for row in usable if row.split == "dev" and row.kind == "factual"], weight_of)
     num_factual = sum(example.kind == "factual" for example in train)
     if not num_factual:
-        raise DataError(
-            f"{output_dir}: no factual rationale to train on ({len(rationales)} read, "
-            f"{len(rationales) - len(usable)} failed, {len(render.too_long)} longer than training.max_length)"
-        )
+        raise DataError(f"{output_dir}: {_nothing(rationales, weight_of)}")
     batches = StudentBatches(train, batch_size=training.batch_size, alpha=alpha, seed=seed)
     report = fit(
         batches, dev, config.student, training, output_dir, alpha=alpha, seed=seed, on_metrics=on_metrics
@@ -170,4 +169,15 @@ def train_student(
         num_dev=len(dev),
         num_skipped=len(rationales) - len(usable),
         too_long=tuple(render.too_long),
+    )
+
+
+def _nothing(rationales: Sequence[Rationale], weight_of: WeightOf) -> str:
+    factual = [row for row in rationales if row.split == "train" and row.kind == "factual"]
+    usable = [row for row in factual if not row.error]
+    num_failed, num_left_out = len(factual) - len(usable), sum(weight_of(row) == 0 for row in usable)
+    return (
+        f"no factual rationale to train on (of {len(factual)} in the train split {num_failed} failed, "
+        f"{num_left_out} left out by assessing.rules, {len(usable) - num_left_out} longer than "
+        "student.training.max_length). Loosen the rules, raise max_length, or take more questions"
     )

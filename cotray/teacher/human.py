@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cotray.records import QAPair, Rationale, TeacherRequest
 
-NONE = "the data have no rationale and no facts for this question"
+NONE = "no human rationale: give this question a reference_rationale or facts, or choose another method"
 
 
 class HumanTeacher:
