@@ -70,7 +70,7 @@ def assess(
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label)
-    rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
+    rows = (row for row in folder.read_records("assessments", Assessment) if not row.error)
     last_run = {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")}
     metrics = quality(rows, seed=config.seed) | {"last_run": last_run}
     num_dead = counts["dead_letters"]

@@ -81,10 +81,11 @@ def draw_samples(
     )
     total = shards.num_wanted()
     counts = run_pool(stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label)
-    rows = [row for row in folder.read_records("samples", Assessment) if not row.error]
+    rows = (row for row in folder.read_records("samples", Assessment) if not row.error)
     num_dead = counts["dead_letters"]
     metrics = quality(rows, seed=config.seed)
-    return folder.finish(Manifest("samples", settings, source, total, len(rows), num_dead, metrics))
+    num_good = counts["rows"] - num_dead
+    return folder.finish(Manifest("samples", settings, source, total, num_good, num_dead, metrics))
 
 
 def second_phase(
