@@ -129,7 +129,7 @@ def test_what_conseq_learned_and_unlearned_is_there_only_where_it_ran() -> None:
 
 
 def test_scores_of_rationales_stand_side_by_side_by_method_those_that_were_measured() -> None:
-    words = {"mean": 16.0, "ci95": (15.0, 17.0), "n": 24}
+    words = {"mean": 16.0, "ci95": (15.0, 17.0), "n": 24, "quantiles": [9, 12, 16, 20, 25]}
     grounded = {"mean": -0.75, "ci95": (-1.0, -0.5), "n": 20, "quantiles": [-1.5, -1, -0.75, -0.5, -0.25]}
     auc = {"value": 0.875, "ci95": (0.75, 1.0), "n": 20}
     judged = [
