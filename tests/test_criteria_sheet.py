@@ -73,13 +73,19 @@ def test_other_texts_have_no_apostrophe_that_annotators_could_take_for_the_write
     assert cells(one(text))["rationale"] == text
 
 
+def saved_with(path: Path, answer: str, seen: str) -> Key:
+    """A sheet in which `seen` stands for the answer; returns its key."""
+    key = Key((one(answer),))
+    write_sheet(path, key.items)
+    saved(path, lambda cell: seen if cell.strip("'") == answer else cell)
+    return key
+
+
 @pytest.mark.parametrize(("answer", "seen"), [("true", "TRUE"), ("False", "FALSE"), ("false", "False")])
 def test_booleans_that_lost_their_apostrophe_may_come_in_capitals(
     tmp_path: Path, answer: str, seen: str
 ) -> None:
-    key = Key((one(answer),))
-    write_sheet(tmp_path / "s.csv", key.items)
-    saved(tmp_path / "s.csv", lambda cell: seen if cell.strip("'") == answer else cell)
+    key = saved_with(tmp_path / "s.csv", answer, seen)
     assert read_sheet(tmp_path / "s.csv", key) == {"i0": Rating(True, True, True)}
 
 
@@ -90,9 +96,7 @@ def test_booleans_that_lost_their_apostrophe_may_come_in_capitals(
 def test_edited_texts_are_refused_whatever_a_spreadsheet_may_do_to_booleans(
     tmp_path: Path, answer: str, seen: str
 ) -> None:
-    key = Key((one(answer),))
-    write_sheet(tmp_path / "s.csv", key.items)
-    saved(tmp_path / "s.csv", lambda cell: seen if cell.strip("'") == answer else cell)
+    key = saved_with(tmp_path / "s.csv", answer, seen)
     with pytest.raises(DataError, match="row 2: choices was edited"):
         read_sheet(tmp_path / "s.csv", key)
 
