@@ -28,6 +28,10 @@ class StageError(CotrayError, RuntimeError):
     """A stage ran and failed, or its output does not belong to this configuration. Exit code 1."""
 
 
+class AtWork(StageError):
+    """Another process is at work on the same verb in the same run folder."""
+
+
 class EngineDied(CotrayError, RuntimeError):
     """An engine's process is gone; its replica must go too. Ray starts another."""
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from cotray.config import RunConfig, dump_config, parse_config
 from cotray.data.prepare import settings_of
-from cotray.data.store import Manifest, RunFolder, schema_of
+from cotray.data.store import Manifest, RunFolder, fingerprint, schema_of
 from cotray.records import TeacherRequest
 from cotray.teacher.teacher import build_teacher
 from jobs.processes import descendants, pss_mib
@@ -65,7 +65,8 @@ def fake_config(run_dir: Path, replicas: int, seconds_per_batch: float, **more: 
 def write_requests(config: RunConfig, num_rows: int) -> None:
     """What `prepare` would have written; shard by shard, so that this process stays small too."""
     folder = RunFolder(config.run_dir)
-    schema = schema_of(TeacherRequest)
+    schema, settings = schema_of(TeacherRequest), settings_of(config)
+    version = fingerprint(settings, "")
     for part, start in enumerate(range(0, num_rows, ROWS_PER_SHARD)):
         count = min(ROWS_PER_SHARD, num_rows - start)
         row = TeacherRequest(
@@ -74,8 +75,8 @@ def write_requests(config: RunConfig, num_rows: int) -> None:
         columns = {name: [value] * count for name, value in row.to_row().items()}
         columns["id"] = [f"q{start + index:08d}" for index in range(count)]
         columns["question"] = [f"Is {start + index} an even number, or is it odd?" for index in range(count)]
-        folder.write_table(f"requests/part-{part:05d}.parquet", pa.table(columns, schema=schema))
-    settings = settings_of(config)
+        table = pa.table(columns, schema=schema)
+        folder.write_table(f"requests/part-{part:05d}.parquet", table, version=version)
     folder.begin("requests", settings=settings, input="", overwrite=False)
     folder.finish(Manifest("requests", settings, "", num_rows, num_rows, 0, {"kind/factual": num_rows}))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cotray.config import Method, RunConfig, parse_config
 from cotray.criteria.items import Item, Source
-from cotray.data.store import Manifest, RunFolder
+from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.records import Rationale, StudentAnswer
 from jobs.annotate import main
 
@@ -79,6 +79,5 @@ def _answer(n: int, method: str) -> StudentAnswer:
 
 
 def _finish(folder: RunFolder, stage: str, rows: list, record: type) -> None:
-    folder.write_records(f"{stage}/part-0.parquet", rows, record)
-    folder.write_bytes(f"{stage}/started.json", b"{}")
+    folder.write_records(f"{stage}/part-0.parquet", rows, record, version=fingerprint({}, ""))
     folder.finish(Manifest(stage, {}, "", len(rows), len(rows), 0))

@@ -28,6 +28,7 @@ from cotray.stages.run import assess_verb
 from cotray.stages.train import train
 from cotray.stages.train_pairs import is_in_dev
 from jobs.train_pairs import main as train_pairs_job
+from tests.interrupting import interrupt, replace_rows
 
 pytestmark = pytest.mark.ray
 
@@ -60,12 +61,8 @@ def test_every_draw_of_every_request_is_assessed_once_in_the_order_of_the_ration
 def test_an_interrupted_stage_makes_what_is_missing_and_ends_with_the_same_rows(assessed: Path) -> None:
     folder, config = RunFolder(str(assessed)), config_of(assessed)
     straight = list(folder.read_records("assessments", Assessment))
-    manifest = folder.require("assessments", "assess")
-    started = {"settings": manifest.settings, "input": manifest.input}
-    folder.write_bytes("assessments/started.json", json.dumps(started).encode())
-    (assessed / "assessments" / "manifest.json").unlink()
     # One draw of a request is there and the other is not.
-    folder.write_records("assessments/part-00000.parquet", straight[7:], Assessment)
+    interrupt(folder, "assessments", straight[7:], Assessment)
     assess(config)
     assert list(folder.read_records("assessments", Assessment)) == straight
 
@@ -99,11 +96,11 @@ def test_rows_that_fail_are_dead_letters_and_too_many_are_tried_again(tmp_path: 
     folder = RunFolder(config.run_dir)
     rows = list(folder.read_records("rationales", Rationale))
     long = [replace(row, rationale="rain " * 1000) for row in rows]
-    folder.write_records("rationales/part-00000.parquet", long, Rationale)
+    replace_rows(folder, "rationales", long, Rationale)
     with pytest.raises(StageError, match=r"of \d+ rows failed \(\d+ x .*max_error_rate=0.5"):
         assess(config)
     assert folder.manifest("assessments") is None
-    folder.write_records("rationales/part-00000.parquet", [*rows[:3], long[3], *rows[4:]], Rationale)
+    replace_rows(folder, "rationales", [*rows[:3], long[3], *rows[4:]], Rationale)
     manifest = assess(config)
     assert (manifest.num_out, manifest.num_dead) == (len(rows) - 1, 1)
     (letter,) = folder.read_records("dead_letter", DeadLetter)
@@ -131,7 +128,7 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
     manifest = tmp_path / "run" / "assessments" / "manifest.json"
     fields = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(fields | {"input": "another"}))
-    with pytest.raises(StageError, match="of other rationales"):
+    with pytest.raises(StageError, match="its input changed"):
         train(config)
 
 

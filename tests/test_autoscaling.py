@@ -12,7 +12,7 @@ from autoscaling import AutoscalingCluster, NodeType
 
 from cotray.config import parse_config
 from cotray.data.prepare import settings_of
-from cotray.data.store import Manifest, RunFolder
+from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
@@ -68,8 +68,9 @@ def test_a_pool_grows_from_one_to_three_nodes_under_load_and_shrinks_to_one_when
         TeacherRequest(f"q{i:04d}", "yes_no", "Fly?", ("yes", "no"), "yes", target_answer="yes")
         for i in range(NUM_REQUESTS)
     ]
-    folder.write_records("requests/part-00000.parquet", rows, TeacherRequest)
     settings = settings_of(config)
+    version = fingerprint(settings, "")
+    folder.write_records("requests/part-00000.parquet", rows, TeacherRequest, version=version)
     folder.begin("requests", settings=settings, input="", overwrite=False)
     counts = {"kind/factual": NUM_REQUESTS}
     folder.finish(Manifest("requests", settings, "", NUM_REQUESTS, NUM_REQUESTS, 0, counts))

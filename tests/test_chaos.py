@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cotray.data.store import Manifest, RunFolder
+from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.records import Rationale, TeacherRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -71,14 +71,15 @@ def write_requests(folder: RunFolder) -> None:
     """As `prepare` leaves them for the configuration below, without 5,000 questions to read."""
     from cotray.data.prepare import settings_of
 
+    settings = settings_of(config())
     rows = [
         TeacherRequest(f"q{i:05d}", "yes_no", f"Is {i} even?", ("yes", "no"), "yes", target_answer="yes")
         for i in range(NUM_REQUESTS)
     ]
     for part, start in enumerate(range(0, NUM_REQUESTS, 2000)):
-        folder.write_records(f"requests/part-{part:05d}.parquet", rows[start : start + 2000], TeacherRequest)
+        name, shard = f"requests/part-{part:05d}.parquet", rows[start : start + 2000]
+        folder.write_records(name, shard, TeacherRequest, version=fingerprint(settings, ""))
     counts = {"kind/factual": NUM_REQUESTS}
-    settings = settings_of(config())
     folder.begin("requests", settings=settings, input="", overwrite=False)
     folder.finish(Manifest("requests", settings, "", NUM_REQUESTS, NUM_REQUESTS, 0, counts))
 

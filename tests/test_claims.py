@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cotray.config_sweep import Cell, Claim, load_sweep
-from cotray.data.store import Manifest, RunFolder
+from cotray.data.store import Manifest, RunFolder, fingerprint
 from cotray.errors import ConfigError
 from cotray.records import Assessment, Simulation
 from cotray.report.sweep import _figures, write_sweep
@@ -167,9 +167,9 @@ def test_a_claim_about_what_is_not_varied_or_measured_is_refused(
 def write_run(cell: Cell, rows: dict[int, list[Simulation]]) -> None:
     for index, simulations in rows.items():
         folder = RunFolder(cell.configs[index].run_dir)
-        folder.write_records("simulations/part-0.parquet", simulations, Simulation)
+        version = fingerprint({}, "")
+        folder.write_records("simulations/part-0.parquet", simulations, Simulation, version=version)
         metrics = figures(simulations, num_resamples=100, seed=0)
-        folder.write_bytes("simulations/started.json", b"{}")
         folder.finish(Manifest("simulations", {}, "", 60, 60, 0, metrics))
 
 
@@ -207,8 +207,7 @@ def test_a_claim_about_rationales_reads_what_assess_wrote(tmp_path: Path) -> Non
             )
             for n in range(9)
         ]
-        folder.write_records("assessments/part-0.parquet", rows, Assessment)
-        folder.write_bytes("assessments/started.json", b"{}")
+        folder.write_records("assessments/part-0.parquet", rows, Assessment, version=fingerprint({}, ""))
         folder.finish(Manifest("assessments", {}, "", 9, 9, 0, {}))
     (found,) = findings(sweep.claims, cells, [cell.configs[0].run_dir for cell in cells])
     assert found.difference.value == pytest.approx(0.7) and found.verdict == HOLDS

@@ -20,13 +20,15 @@ import pytest
 from cluster.local import LocalCluster
 from cluster.processes import find, free_ports
 from cotray.config import load_config
-from cotray.data.store import STAGES, RunFolder
+from cotray.data.store import RunFolder
 from cotray.records import Rationale, Simulation, StudentAnswer, TeacherRequest
+from tests.interrupting import interrupt
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parent.parent
 METHOD = "contrast-wrong+counterfactual"
+STAGES = ("requests", "rationales", "student", "answers", "simulator", "simulations")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,12 @@ def finished(nodes: LocalCluster) -> Path:
 def test_submitted_job_leaves_every_named_part_of_the_run_folder(finished: Path) -> None:
     assert {p.name for p in finished.iterdir()} == {METHOD, "config.yaml", "report.json", "report.html"}
     method = finished / METHOD
-    assert {p.name for p in method.iterdir()} - {"dead_letter"} == {*STAGES, "config.yaml", "metrics.jsonl"}
+    assert {p.name for p in method.iterdir()} - {"dead_letter"} == {
+        *STAGES,
+        "config.yaml",
+        "metrics.jsonl",
+        ".leases",
+    }
     for stage in STAGES:
         assert (method / stage / "manifest.json").is_file() and not (method / stage / "started.json").exists()
     for model in ("student", "simulator"):
@@ -128,13 +135,8 @@ def test_interrupted_generation_makes_only_what_is_missing(nodes: LocalCluster, 
     options = [f"run_dir={folder}", "teacher.batch_size=8"]
     assert job(nodes, "prepare", *options).returncode == 0
     assert job(nodes, "generate", *options).returncode == 0
-    rationales = folder / "rationales"
     straight = list(RunFolder(str(folder)).read_records("rationales", Rationale))
-    manifest = json.loads((rationales / "manifest.json").read_text())
-    started = {"settings": manifest["settings"], "input": manifest["input"]}
-    (rationales / "started.json").write_text(json.dumps(started))
-    (rationales / "manifest.json").unlink()
-    RunFolder(str(folder)).write_records("rationales/part-00000.parquet", straight[5:], Rationale)
+    interrupt(RunFolder(str(folder)), "rationales", straight[5:], Rationale)
     result = job(nodes, "generate", *options)
     assert result.returncode == 0, tail(result)
     assert "5 rows in" in result.stdout

@@ -154,7 +154,7 @@ def test_two_workers_train_a_student_and_account_for_every_row(undisturbed):
     ]
 
 
-def test_the_export_is_the_best_model_and_nothing_else_is_left(undisturbed):
+def test_the_export_is_the_best_model_and_its_files_are_told(undisturbed):
     folder, report, _ = undisturbed
     _, dev = examples()
     model = load_model(str(folder), dtype=torch.float32)
@@ -163,7 +163,7 @@ def test_the_export_is_the_best_model_and_nothing_else_is_left(undisturbed):
     assert loss == pytest.approx(report.fit.best_dev_loss, rel=1e-5)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
-    assert "checkpoints" not in names
+    assert {entry.name for entry in report.fit.files} == names - {"checkpoints"}
 
 
 def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
@@ -172,7 +172,7 @@ def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
     report = fit_interrupted(tmp_path / "student", exits=True, on_metrics=metrics.append)
     assert (tmp_path / "student.marker").exists()
     steps = [row["step"] for row in metrics if "loss" in row]
-    # Ray Train may not have registered epoch 2's checkpoint when the worker dies right after it.
+    # Worker 0 may not have made epoch 2's checkpoint count when worker 1 dies right after it.
     assert steps in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 3, 4, 5, 6])
     assert [row["dev_loss"] for row in report.history] == [
         row["dev_loss"] for row in undisturbed[1].fit.history
@@ -189,13 +189,10 @@ from test_stage_train import fit_interrupted
 ray.init(address={cluster!r}, log_to_driver=False)
 output_dir = Path({str(output_dir)!r})
 def leave():
-    # Once Ray Train has written down that there is a checkpoint; worker 1 waits then.
-    while True:
-        for path in output_dir.glob("checkpoints/*/checkpoint_manager_snapshot.json"):
-            text = path.read_text().replace(" ", "")
-            if '"checkpoint_results":[' in text and '"checkpoint_results":[]' not in text:
-                os._exit(7)
+    # Once there is a whole checkpoint; worker 1 waits then.
+    while not any(output_dir.glob("checkpoints/*/step-*/complete.json")):
         time.sleep(0.05)
+    os._exit(7)
 threading.Thread(target=leave, daemon=True).start()
 fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
 """
@@ -210,24 +207,40 @@ fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
     assert first_step in (3, 5)  # a later checkpoint may have been under way
     assert (report.num_steps, report.num_epochs) == (6, 3)
     assert_same_weights(output_dir, undisturbed[0])
-    assert not (output_dir / "checkpoints").exists()
 
 
-def test_a_snapshot_torn_by_a_kill_starts_anew_and_a_whole_one_is_kept(tmp_path):
-    """Ray Train rewrites its snapshot in place; its controller dies on half a JSON file."""
-    from cotray.data.store import filesystem
-    from cotray.stages.fit import _discard_torn_snapshot
+def test_a_truncated_checkpoint_is_told_and_training_goes_on_from_the_one_before(
+    undisturbed, tmp_path, capfd
+):
+    """All checkpoints are there, because nothing was finished after training; the last one is cut."""
+    output_dir = tmp_path / "student"
+    output_dir.with_suffix(".marker").touch()
+    fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
+    steps = sorted(output_dir.glob("checkpoints/*/step-*"))
+    assert [step.name for step in steps] == ["step-00000004", "step-00000006"]
+    cut = next(steps[-1].glob("*.distcp"))
+    cut.write_bytes(cut.read_bytes()[:-10])
+    metrics = []
+    fit_interrupted(output_dir, exits=False, on_metrics=metrics.append)
+    assert [row["step"] for row in metrics if "loss" in row] == [5, 6]
+    said = capfd.readouterr().err
+    assert f"goes on from step-00000004 (step-00000006: {cut.name} has " in said
+    assert_same_weights(output_dir, undisturbed[0])
 
-    snapshot = tmp_path / "run" / "checkpoint_manager_snapshot.json"
-    snapshot.parent.mkdir()
-    for text, is_kept in (('{"checkpoint_results": []}', True), ('{"checkpoint_resu', False)):
-        snapshot.write_text(text)
-        _discard_torn_snapshot(*filesystem(str(snapshot.parent)))
-        assert snapshot.exists() == is_kept
+
+def test_training_that_is_done_is_not_done_again_if_only_its_manifest_is_missing(undisturbed, tmp_path):
+    output_dir = tmp_path / "student"
+    output_dir.with_suffix(".marker").touch()
+    first = fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
+    metrics = []
+    again = fit_interrupted(output_dir, exits=False, on_metrics=metrics.append)
+    assert [row for row in metrics if "loss" in row] == [] and again.history == first.history
+    assert again.files == first.files
 
 
 def test_checkpoints_belong_to_what_determines_the_weights():
     """More workers may go on from them; another learning rate or another row may not."""
+    from cotray.data.lease import NO_FENCE
     from cotray.stages.fit import _fingerprint, _Task
 
     train, dev = examples()
@@ -235,7 +248,7 @@ def test_checkpoints_belong_to_what_determines_the_weights():
     def fingerprint(rows=train, **training) -> str:
         batches = StudentBatches(rows, batch_size=4, alpha=0.5, seed=42)
         config = TRAINING.model_copy(update=training)
-        return _fingerprint(_Task(batches, tuple(dev), MODEL, config, 0.5, 42, "out"))
+        return _fingerprint(_Task(batches, tuple(dev), MODEL, config, 0.5, 42, "out", "", NO_FENCE))
 
     assert fingerprint(num_workers=4, max_failures=0) == fingerprint() == fingerprint(train[::-1])
     assert len({fingerprint(), fingerprint(learning_rate=1e-3), fingerprint(train[1:])}) == 3

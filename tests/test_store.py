@@ -129,6 +129,9 @@ def test_dead_letters_are_replaced_and_none_leaves_no_file(tmp_path):
     assert files_below(tmp_path) == []
 
 
+VERSION = fingerprint(SETTINGS, "in")
+
+
 def begin(folder: RunFolder, *, overwrite: bool = False, input: str = "in", **change: Any) -> str:
     return folder.begin("requests", settings=SETTINGS | change, input=input, overwrite=overwrite)
 
@@ -139,16 +142,18 @@ def test_a_stage_begins_resumes_and_is_done(tmp_path):
     assert begin(folder) == "begin"
     assert files_below(tmp_path) == ["requests/started.json"]
     assert begin(folder) == "resume"
-    assert folder.finish(manifest_of(metrics={"split/train": 2})).num_out == 2
+    finished = folder.finish(manifest_of(metrics={"split/train": 2}))
+    assert finished.num_out == 2 and "torch" in finished.versions and finished.files == ()
     assert files_below(tmp_path) == ["requests/manifest.json"]
     assert begin(folder) == "done"
-    assert folder.manifest("requests") == manifest_of(metrics={"split/train": 2})
+    assert folder.manifest("requests") == finished
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_changed_settings_and_input_are_named(tmp_path, is_finished):
     folder = RunFolder(str(tmp_path))
     begin(folder)
+    folder.write_records("requests/part-0.parquet", [], DeadLetter, version=VERSION)
     if is_finished:
         folder.finish(manifest_of())
     with pytest.raises(StageError) as caught:
@@ -169,7 +174,7 @@ def test_overwrite_deletes_what_was_made_otherwise(tmp_path):
     assert begin(folder, overwrite=True, seed=43) == "begin"
     assert files_below(tmp_path) == ["requests/started.json"]
     folder.finish(manifest_of(settings=SETTINGS | {"seed": 43}))
-    assert begin(folder, overwrite=True, seed=43) == "begin"  # the same configuration, done
+    assert begin(folder, overwrite=True, seed=43) == "done"  # the same configuration, done
 
 
 def test_tuples_in_settings_do_not_look_like_a_change(tmp_path):
@@ -183,8 +188,8 @@ def test_an_unfinished_stage_is_required_with_the_verb_to_run(tmp_path):
     begin(folder)
     with pytest.raises(DataError, match=r"requests: not finished; run `python -m jobs.prepare` first"):
         folder.require("requests", "prepare")
-    folder.finish(manifest_of())
-    assert folder.require("requests", "prepare") == manifest_of()
+    finished = folder.finish(manifest_of())
+    assert folder.require("requests", "prepare") == finished
 
 
 def test_fingerprints_depend_on_values_not_on_key_order():

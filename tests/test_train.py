@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from cotray.config import RunConfig, parse_config
+from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.store import Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.records import Assessment, Rationale
 from cotray.stages.assess import settings_of
 from cotray.stages.conseq import check_scores
+from cotray.stages.generate import settings_of as generate_settings
 from cotray.stages.train import train, train_student
 from cotray.training.selection import select
 
@@ -67,12 +69,16 @@ def conseq_run(run_dir: Path, rows: list[Assessment]) -> RunConfig:
         }
     )
     folder, source, settings = RunFolder(str(run_dir)), "", {}
+    records = {"rationales": Rationale, "assessments": Assessment}
+    made_by = {"requests": prepare_settings, "rationales": generate_settings, "assessments": settings_of}
     for stage in ("requests", "rationales", "assessments"):
-        settings = settings_of(config) if stage == "assessments" else {}
+        settings = made_by[stage](config)
         folder.begin(stage, settings=settings, input=source, overwrite=False)
-        source = folder.finish(Manifest(stage, settings, source, len(rows), len(rows), 0)).fingerprint
-    folder.write_records("rationales/part-00000.parquet", rows, Rationale)
-    folder.write_records("assessments/part-00000.parquet", rows, Assessment)
+        manifest = Manifest(stage, settings, source, len(rows), len(rows), 0)
+        source = manifest.fingerprint
+        if record := records.get(stage):
+            folder.write_records(f"{stage}/part-00000.parquet", rows, record, version=source)
+        folder.finish(manifest)
     return config
 
 

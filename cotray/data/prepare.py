@@ -16,17 +16,20 @@ from typing import Any, Generic, TypeVar
 from cotray.config import DataConfig, RunConfig
 from cotray.data.columns import UnusableRow
 from cotray.data.formats import parse_pair
+from cotray.data.lease import Fence, lease
+from cotray.data.manifest import Manifest, fingerprint
 from cotray.data.perturb import Rank, Source, answer_pool, requests_of
 from cotray.data.readers import (
     MAX_ROW_CHARS,
     Row,
     Unreadable,
     input_fingerprint,
+    input_identity,
     is_unicode,
     read_rows,
     row_text,
 )
-from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import ConfigError, DataError
 from cotray.records import QAPair, TeacherRequest
 from cotray.seeds import digest
@@ -54,19 +57,28 @@ def prepare(
     """
     if config.perturbation == "hardest" and rank is None:
         raise ConfigError(f"method={config.method} ranks answers with a teacher, and none was given")
+    with lease(folder.root, "prepare") as fence:
+        return _prepare(config, folder, fence, overwrite=overwrite, on_rows=on_rows, rank=rank)
+
+
+def _prepare(
+    config: RunConfig, folder: RunFolder, fence: Fence, *, overwrite: bool, on_rows: OnRows, rank: Rank | None
+) -> Manifest:
+    before = input_identity(config.data)
     settings, source = settings_of(config), input_fingerprint(config.data)
     state = folder.begin(STAGE, settings=settings, input=source, overwrite=overwrite)
     if state == "done":
         return folder.require(STAGE, "prepare")
-    if state == "resume":
-        folder.delete(STAGE)
-        folder.begin(STAGE, settings=settings, input=source, overwrite=False)
+    folder.restart(STAGE, settings=settings, input=source)
     try:
-        outcome = _write_requests(config, folder, on_rows, rank)
+        outcome = _write_requests(config, folder, fingerprint(settings, source), on_rows, rank)
         _check(outcome, config.data)
+        if input_identity(config.data) != before:
+            raise DataError(f"{config.data.path}: changed while it was read; run the same command again")
     except DataError:
-        folder.delete(STAGE)
+        folder.abandon(STAGE)
         raise
+    fence.check()
     return folder.finish(
         Manifest(
             stage=STAGE,
@@ -112,7 +124,7 @@ class Outcome:
 class ShardWriter(Generic[T]):
     """Hands on rows as part-00000 and so on, all but the last of the same length."""
 
-    write: Callable[[str, Sequence[T]], None]
+    write: Callable[[str, Sequence[T]], object]
     rows: list[T] = field(default_factory=list)
     num_written: int = 0
 
@@ -131,11 +143,15 @@ class ShardWriter(Generic[T]):
         self.num_written += 1
 
 
-def _write_requests(config: RunConfig, folder: RunFolder, on_rows: OnRows, rank: Rank | None) -> Outcome:
+def _write_requests(
+    config: RunConfig, folder: RunFolder, version: str, on_rows: OnRows, rank: Rank | None
+) -> Outcome:
     source = Source(config.seed, pool=cache(lambda: _open_answers(config)), rank=rank)
     outcome = Outcome()
     shards = ShardWriter[TeacherRequest](
-        lambda name, rows: folder.write_records(f"{STAGE}/{name}.parquet", rows, TeacherRequest)
+        lambda name, rows: folder.write_records(
+            f"{STAGE}/{name}.parquet", rows, TeacherRequest, version=version
+        )
     )
     letters = ShardWriter[DeadLetter](lambda name, rows: folder.write_dead_letters(STAGE, rows, shard=name))
     for result in each_row(config, lambda pair: requests_of(pair, config.perturbation, source)):

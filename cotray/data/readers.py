@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,6 +83,21 @@ def input_fingerprint(config: DataConfig) -> str:
         return fingerprint(config.path)
     fs, base, files = _locate(config.path)
     return fingerprint([[_relative(file, base), *_identity(fs, file)] for file in files])
+
+
+def input_identity(config: DataConfig) -> list[Any]:
+    """Changes with every write to the input, also one that puts back what was there; cheap, not stored."""
+    if config.path.startswith(HUB):
+        return []
+    fs, base, files = _locate(config.path)
+    identities = []
+    for file in files:
+        own: list[Any] = [_relative(file, base), file.size, file.mtime_ns]
+        if isinstance(fs, pafs.LocalFileSystem):
+            status = os.stat(file.path)
+            own += [status.st_ino, status.st_ctime_ns]
+        identities.append(own)
+    return identities
 
 
 def _identity(fs: pafs.FileSystem, file: pafs.FileInfo) -> list[Any]:

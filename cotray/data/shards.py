@@ -3,8 +3,8 @@
 Replicas write each batch as a file of its own below `TARGET/.batches-VERSION/SHARD/`; a batch that is made
 again replaces its file. At the end the batches of a shard are sealed: merged into `TARGET/SHARD.parquet`,
 every wanted row once, in the order of the input. Readers see sealed files alone. VERSION is the fingerprint
-of input and settings: rows of another configuration are never picked up, even if a late replica still
-writes some.
+of input and settings, and every file says it too: rows of another configuration are never picked up, even if
+a late replica still writes some.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from cotray.data.store import RunFolder, fingerprint, schema_of
+from cotray.data.folder import schema_of, version_of
+from cotray.data.lease import NO_FENCE, Fence
+from cotray.data.manifest import FileEntry, fingerprint
+from cotray.data.store import RunFolder
 from cotray.records import Record
 
 SEALERS_PER_NODE = 2
@@ -57,6 +59,8 @@ class Shards:
     """Target rows per source row, written together."""
     key: tuple[str, ...] = ("kind", "id")
     """Columns that tell the source's rows apart; the draws of one request differ in `sample` alone."""
+    fence: Fence = NO_FENCE
+    """Of the process at work, checked before a shard is sealed."""
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -111,12 +115,13 @@ class Shards:
         return f"{self.target}/{self._batches}/{shard}/{self.batch_key(rows)}-{num_good}.parquet"
 
     def write(self, shard: str, rows: Sequence[Any]) -> None:
-        self.folder.write_records(self.batch_file(shard, rows), rows, self.record)
+        self.folder.write_records(self.batch_file(shard, rows), rows, self.record, version=self.version)
 
-    def seal(self, name: str) -> tuple[pa.Table, int]:
-        """The rows of one shard in the source's order, and how many source rows have none yet.
+    def seal(self, name: str) -> tuple[pa.Table, int, FileEntry | None]:
+        """The rows of one shard in the source's order, how many source rows have none yet, and its file.
 
-        Without any missing they are written to the shard's file, and its batches are deleted.
+        Without any missing they are written to the shard's file, and its batches are deleted. Raises
+        StageError where another process has taken over, or a file has rows of another version.
         """
         expected = self._keys(self._wanted(name))
         sealed = f"{self.target}/{name}.parquet"
@@ -125,11 +130,15 @@ class Shards:
         new = [f"{batches}/{path.rpartition('/')[2]}" for path in self.folder.parquet_files(batches)]
         table = self._merge(expected, [*files, *new])
         num_missing = len(expected) - table.num_rows // self.num_per_record
-        if num_missing == 0:
-            if new or not files:
-                self.folder.write_table(sealed, table)
-            self.folder.delete(batches)
-        return table, num_missing
+        if num_missing:
+            return table, num_missing, None
+        self.fence.check()
+        if new or not files:
+            entry = self.folder.write_table(sealed, table, version=self.version)
+        else:
+            entry = self.folder.entry(self.target, f"{name}.parquet")
+        self.folder.delete(batches)
+        return table, 0, entry
 
     def close(self) -> None:
         """Delete what is left of batches once every shard is sealed."""
@@ -137,12 +146,15 @@ class Shards:
 
     def adopt_all(self, other: RunFolder) -> None:
         """Take over the finished shards of another run's same stage; their rows count like batches."""
+        manifest = other.require(self.target, "generate")
         for path in other.parquet_files(self.target):
             leaf = path.rpartition("/")[2]
-            data, shard = other.read_bytes(f"{self.target}/{leaf}"), leaf.removesuffix(".parquet")
-            num_rows = pq.read_metadata(pa.BufferReader(data)).num_rows
-            name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_rows}.parquet"
-            self.folder.write_bytes(name, data)
+            if manifest.files is not None:
+                other.check_version(f"{self.target}/{leaf}", manifest.fingerprint)
+            table, shard = other.read_table(f"{self.target}/{leaf}"), leaf.removesuffix(".parquet")
+            num_good = table.num_rows - pc.sum(self._has_failed(table)).as_py() if table.num_rows else 0  # type: ignore[attr-defined]
+            name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_good}.parquet"
+            self.folder.write_table(name, table, version=self.version)
 
     @property
     def _batches(self) -> str:
@@ -156,16 +168,23 @@ class Shards:
         table = self.folder.read_table(f"{self.source}/{name}.parquet")
         return table.filter(self.is_wanted(table))
 
+    def _read(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """A file of the target, if its rows are of this version."""
+        table = self.folder.read_table(name, columns)
+        if version_of(table.schema) != self.version:
+            self.folder.check_version(name, self.version)
+        return table
+
     def _good_keys(self, name: str) -> pa.Table:
         """The key columns of a target file's rows without an error."""
-        there = self.folder.read_table(f"{self.target}/{name}", [*self.key, "error"])
+        there = self._read(f"{self.target}/{name}", [*self.key, "error"])
         return there.filter(pc.invert(self._has_failed(there)))  # type: ignore[attr-defined]
 
     def _merge(self, expected: pa.Array, files: Sequence[str]) -> pa.Table:
         """Each expected key's rows from one file: the first in which they have no error, else the first."""
         schema = schema_of(self.record)
         with ThreadPoolExecutor(8) as threads:
-            tables = [table.cast(schema) for table in threads.map(self.folder.read_table, files)]
+            tables = [table.cast(schema) for table in threads.map(self._read, files)]
         failed = [self._has_failed(table) for table in tables]
         good = [table.filter(pc.invert(mask)) for table, mask in zip(tables, failed, strict=True)]  # type: ignore[attr-defined]
         bad = [table.filter(mask) for table, mask in zip(tables, failed, strict=True)]

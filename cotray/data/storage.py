@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +102,54 @@ def _s3() -> S3:
     region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
     # Servers of one's own rarely have a region, but a request cannot be signed without one.
     return S3(endpoint_url, region or ("us-east-1" if endpoint_url else None))
+
+
+def write_file(fs: pafs.FileSystem, path: str, data: bytes) -> None:
+    """All of it or nothing: by rename on a local disk, by one completed upload elsewhere.
+
+    When this returns, the file outlives a loss of power: file and folder have been written through.
+    """
+    if not isinstance(fs, pafs.LocalFileSystem):  # there are no folders, only names with slashes in them
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    folder, _, leaf = path.rpartition("/")
+    os.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{leaf}.{uuid.uuid4().hex}"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # such as a full disk, which the half-written file would keep full
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def delete_file(fs: pafs.FileSystem, path: str) -> None:
+    """Delete a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_file(path)
+    if isinstance(fs, pafs.LocalFileSystem):
+        with contextlib.suppress(FileNotFoundError):
+            _sync_folder(path.rpartition("/")[0])
+
+
+def delete_folder(fs: pafs.FileSystem, path: str) -> None:
+    """Delete a folder with all that is in it, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.delete_dir(path)
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def open_file(fs: pafs.FileSystem, path: str) -> pa.NativeFile:

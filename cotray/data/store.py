@@ -1,29 +1,43 @@
 """The run folder: records as Parquet, a manifest per stage, on any pyarrow filesystem (local, s3://).
 
 A file appears under its name only when it is whole, and a stage's manifest is written last. So a
-stage is in one of three states: done (manifest), under way (`started.json`), or not begun.
+stage is in one of four states: done (manifest), under way (`started.json`), being deleted (`started.json`
+as a tombstone, which is written before the first file goes), or not begun. Every Parquet file of a stage
+carries the version of its rows, the fingerprint of settings and input; files of another are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from cotray.data.folder import Folder, schema_of, version_of
+from cotray.data.manifest import (
+    Damaged,
+    FileEntry,
+    Manifest,
+    Started,
+    changes,
+    dumped,
+    fingerprint,
+    installed_versions,
+    parsed,
+    plain,
+)
 from cotray.data.storage import filesystem, open_file, storage_errors
 from cotray.errors import DataError, StageError
 from cotray.records import Record
 
+__all__ = ["DeadLetter", "FileEntry", "Manifest", "RunFolder", "filesystem", "fingerprint", "schema_of"]
+
 R = TypeVar("R", bound=Record)
-STAGES = ("requests", "rationales", "student", "answers", "simulator", "simulations")
+State = TypeVar("State", Manifest, Started)
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -41,141 +55,30 @@ class DeadLetter(Record):
     prompt: str = ""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """Written last: what a finished stage made, from which input, under which settings."""
-
-    stage: str
-    settings: dict[str, Any]
-    input: str
-    num_in: int
-    num_out: int
-    num_dead: int
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the output: the next stage's `input`."""
-        return fingerprint(self.settings, self.input)
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short stable hash of JSON-like values."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def schema_of(record: type[Record]) -> pa.Schema:
-    """The Arrow schema of a record, from its annotations; empty tables have it too."""
-    hints = get_type_hints(record)
-    return pa.schema([(f.name, _arrow_type(hints[f.name])) for f in fields(record)])
-
-
-def _arrow_type(hint: Any) -> pa.DataType:
-    if get_origin(hint) is UnionType:  # a value or None
-        hint = next(part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) is tuple:
-        return pa.list_(_arrow_type(get_args(hint)[0]))
-    return {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}.get(hint, pa.string())
-
-
-class RunFolder:
-    """One run's folder. Paths below it are written "requests/part-0.parquet"."""
-
-    def __init__(self, root: str) -> None:
-        self.fs, self._base = filesystem(root.rstrip("/"))
-        # Absolute, because Ray's workers run in directories of their own.
-        self.root = root.rstrip("/") if "://" in root else self._base
-
-    def uri(self, name: str) -> str:
-        """The full path of something in the folder, as other libraries take it."""
-        return f"{self.root}/{name}"
-
-    def exists(self, name: str) -> bool:
-        with storage_errors(self.uri(name)):
-            return self.fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """All of it or nothing: by rename on a local disk, by one completed upload elsewhere."""
-        path = self._path(name)
-        target = path
-        is_local = isinstance(self.fs, pafs.LocalFileSystem)
-        with storage_errors(self.uri(name)):
-            if is_local:  # elsewhere there are no folders, only names with slashes in them
-                folder, _, leaf = path.rpartition("/")
-                self.fs.create_dir(folder, recursive=True)
-                target = f"{folder}/.{leaf}.{uuid.uuid4().hex}"
-            with self.fs.open_output_stream(target) as stream:
-                stream.write(data)
-            if is_local:
-                self.fs.move(target, path)
-
-    def read_bytes(self, name: str) -> bytes:
-        with storage_errors(self.uri(name)):
-            try:
-                with open_file(self.fs, self._path(name)) as file:
-                    return file.read()
-            except FileNotFoundError:
-                raise DataError(f"{self.uri(name)}: no such file") from None
-
-    def write_records(self, name: str, records: Sequence[R], record: type[R]) -> None:
-        """Write one Parquet file."""
-        self.write_table(name, pa.Table.from_pylist([r.to_row() for r in records], schema=schema_of(record)))
-
-    def write_table(self, name: str, table: pa.Table) -> None:
-        """Write one Parquet file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.write_bytes(name, sink.getvalue().to_pybytes())
-
-    def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
-        """One Parquet file, or those of `columns` that it has."""
-        with storage_errors(self.uri(name)), open_file(self.fs, self._path(name)) as stream:
-            file = pq.ParquetFile(stream)
-            has = file.schema_arrow.names
-            return file.read(columns=[c for c in columns if c in has] if columns else None)
-
-    def num_rows(self, name: str) -> int:
-        """Rows of one Parquet file, from its footer."""
-        with storage_errors(self.uri(name)), self.fs.open_input_file(self._path(name)) as stream:
-            return pq.ParquetFile(stream).metadata.num_rows
+class RunFolder(Folder):
+    """One run's folder, with its stages."""
 
     def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
-        """All records of a stage's Parquet files, file by file in name order."""
+        """All records of a stage's Parquet files, file by file in name order.
+
+        StageError where a file's rows are of another version than the stage.
+        """
+        state = self.manifest(stage) or self.started(stage)
+        version = state.fingerprint if state is not None and state.format >= 2 else None
         for path in self.parquet_files(stage):
             name = path.removeprefix(f"{self._base}/")
-            with storage_errors(self.uri(name)), open_file(self.fs, path) as file:
-                for batch in pq.ParquetFile(file).iter_batches():
+            with storage_errors(self.uri(name)), open_file(self.fs, path) as stream:
+                file = pq.ParquetFile(stream)
+                if version is not None and version_of(file.schema_arrow) != version:
+                    raise StageError(self._foreign(name))
+                for batch in file.iter_batches():
                     for row in batch.to_pylist():
                         yield record.from_row(row)
 
-    def parquet_files(self, stage: str, *, recursive: bool = False) -> list[str]:
-        """Paths, for this folder's filesystem, of the stage's finished Parquet files."""
-        selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=recursive)
-        with storage_errors(self.uri(stage)):
-            infos = self.fs.get_file_info(selector)
-        return sorted(
-            i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
-        )
-
-    def subfolders(self, name: str) -> list[str]:
-        """Names of the folders in a folder, sorted; none where it is not there."""
-        selector = pafs.FileSelector(self._path(name), allow_not_found=True)
-        with storage_errors(self.uri(name)):
-            infos = self.fs.get_file_info(selector)
-        return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
-
-    def delete(self, name: str) -> None:
-        """Delete a folder, if it is there."""
-        if self.exists(name):
-            with storage_errors(self.uri(name)):
-                self.fs.delete_dir(self._path(name))
-
-    def append_metrics(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add lines to metrics.jsonl."""
-        old = self.read_bytes("metrics.jsonl") if self.exists("metrics.jsonl") else b""
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        self.write_bytes("metrics.jsonl", old + lines.encode())
+    def check_version(self, name: str, version: str) -> None:
+        """StageError where a Parquet file's rows are of another version, or of none that is known."""
+        if self.version(name) != version:
+            raise StageError(self._foreign(name))
 
     def write_dead_letters(
         self, stage: str, letters: Sequence[DeadLetter], *, shard: str = "part-00000"
@@ -188,24 +91,53 @@ class RunFolder:
             self._delete_file(name)
 
     def manifest(self, stage: str) -> Manifest | None:
-        if not self.exists(f"{stage}/manifest.json"):
-            return None
-        return Manifest(**json.loads(self.read_bytes(f"{stage}/manifest.json")))
+        """Of a finished stage; None also while it is being deleted. Raises Damaged."""
+        manifest = self._read_state(Manifest, stage)
+        started = self.started(stage) if manifest else None
+        return None if started and started.is_deleting else manifest
 
-    def require(self, stage: str, verb: str, *, settings: dict[str, Any] | None = None) -> Manifest:
-        """The manifest of an earlier stage; DataError naming the verb to run where it is missing.
+    def started(self, stage: str) -> Started | None:
+        """Of a stage under way, or being deleted. Raises Damaged."""
+        return self._read_state(Started, stage)
 
-        StageError, naming the changed keys, where it was made under other `settings` than these.
+    def require(
+        self, stage: str, verb: str, *, settings: dict[str, Any] | None = None, input: str | None = None
+    ) -> Manifest:
+        """The manifest of an earlier stage, whose files are all there.
+
+        DataError naming the verb to run where it is missing or files are. StageError, naming the changed
+        keys, where it was made under other `settings` or from another `input` than these.
         """
         manifest = self.manifest(stage)
         if manifest is None:
             raise DataError(f"{self.uri(stage)}: not finished; run `python -m jobs.{verb}` first")
-        if settings is not None and (changes := _changes(manifest.settings, _plain(settings))):
+        if settings is not None and (found := changes(manifest, settings, input)):
             raise StageError(
-                f"{self.uri(stage)} was made under another configuration ({'; '.join(changes)}). "
+                f"{self.uri(stage)} was made under another configuration ({'; '.join(found)}). "
                 f"Run `python -m jobs.{verb} --overwrite` first, or set run_dir to a new folder"
             )
+        if damage := self.damage(manifest):
+            raise DataError(
+                f"{self.uri(stage)}: {'; '.join(damage[:3])}{'; ...' if len(damage) > 3 else ''}. "
+                f"Run `python -m jobs.{verb}` to make it again"
+            )
         return manifest
+
+    def damage(self, manifest: Manifest) -> list[str]:
+        """Files that are missing, cut or foreign, in words, by names and sizes alone: nothing is read."""
+        if manifest.files is None:
+            return []
+        sizes = self._sizes(manifest.stage)
+        found = []
+        for entry in manifest.files:
+            size = sizes.get(entry.name)
+            if size is None:
+                found.append(f"{entry.name} is missing")
+            elif size != entry.size:
+                found.append(f"{entry.name} has {size:,} bytes instead of {entry.size:,}")
+        known = {entry.name for entry in manifest.files}
+        foreign = sorted(name for name in sizes if name.endswith(".parquet") and name not in known)
+        return found + [f"{name} is no file of this stage" for name in foreign]
 
     def begin(
         self, stage: str, *, settings: dict[str, Any], input: str, overwrite: bool
@@ -213,63 +145,155 @@ class RunFolder:
         """Whether the stage is done, has rows to go on from, or begins now.
 
         Raises StageError, naming the changed keys, where the output there is of another configuration
-        or input; `overwrite` deletes it instead.
+        or input; `overwrite` deletes it instead. A stage that has made nothing is never in the way. What
+        is missing of a finished stage is made again.
         """
-        settings = _plain(settings)
-        for name, state in (("manifest.json", "done"), ("started.json", "resume")):
-            if not self.exists(f"{stage}/{name}"):
-                continue
-            there = json.loads(self.read_bytes(f"{stage}/{name}"))
-            changes = _changes(there["settings"], settings)
-            if there["input"] != input:
-                changes.append("its input changed")
-            if not changes and not (overwrite and state == "done"):
-                return state  # type: ignore[return-value]
+        settings = plain(settings)
+        try:
+            started, manifest = self.started(stage), self.manifest(stage)
+        except Damaged:
             if not overwrite:
+                raise
+            return self.restart(stage, settings=settings, input=input)
+        there = manifest or started
+        if there is None:
+            is_other = any(
+                self.version(path.removeprefix(f"{self._base}/")) != fingerprint(settings, input)
+                for path in self.parquet_files(stage)
+            )
+            if is_other and not overwrite:
                 raise StageError(
-                    f"{self.uri(stage)} was made under another configuration ({'; '.join(changes)}). "
-                    "Pass --overwrite to make it again, or name a new folder (run_dir)"
+                    f"{self.uri(stage)} has rows of another configuration. Pass --overwrite to delete them, "
+                    "or name a new folder (run_dir)"
                 )
-            self.delete(stage)
-        for path in self.parquet_files("dead_letter"):
-            leaf = path.rpartition("/")[2]
-            if leaf.startswith(f"{stage}-"):
-                self._delete_file(f"dead_letter/{leaf}")
-        self.write_bytes(f"{stage}/started.json", json.dumps({"settings": settings, "input": input}).encode())
+            if is_other:
+                return self.restart(stage, settings=settings, input=input)
+            self._write_started(stage, Started(settings, input))
+            return "begin"
+        if started is not None and started.is_deleting:
+            return self.restart(stage, settings=settings, input=input)
+        found = changes(there, settings, input)
+        if not found and manifest is None:
+            return "resume"
+        if not found and manifest is not None:
+            return self._repair(stage, manifest)
+        if not overwrite and (manifest is not None or self.has_made(stage)):
+            raise StageError(
+                f"{self.uri(stage)} was made under another configuration ({'; '.join(found)}). "
+                "Pass --overwrite to make it again, or name a new folder (run_dir)"
+            )
+        return self.restart(stage, settings=settings, input=input)
+
+    def restart(self, stage: str, *, settings: dict[str, Any], input: str) -> Literal["begin"]:
+        """Delete all of a stage, and begin it."""
+        self._clear(stage)
+        self._write_started(stage, Started(plain(settings), input))
         return "begin"
 
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Write the manifest, the last thing a stage does."""
-        data = json.dumps(asdict(manifest), indent=1, sort_keys=True)
-        self.write_bytes(f"{manifest.stage}/manifest.json", data.encode())
-        self._delete_file(f"{manifest.stage}/started.json")
+    def abandon(self, stage: str) -> None:
+        """Delete all of a stage that came to nothing, but its dead letters, which say why."""
+        self._clear(stage, dead_letters=False)
+        self._delete_file(f"{stage}/started.json")
+        if not self._sizes(stage):
+            self.delete(stage)
+
+    def has_made(self, stage: str) -> bool:
+        """Whether there is work in the stage's folder that deleting it would lose."""
+        names = self._sizes(stage, hidden=True)
+        return any(
+            name.endswith("/complete.json") if name.startswith(f"{CHECKPOINTS}/") else True
+            for name in names
+            if name not in ("started.json", "manifest.json") and not name.rpartition("/")[2].startswith(".")
+        )
+
+    def finish(self, manifest: Manifest, files: Sequence[FileEntry] = ()) -> Manifest:
+        """Write the manifest, the last thing a stage does; then delete what it no longer needs.
+
+        files: those whose entry is known; the others are read.
+        """
+        stage, known = manifest.stage, {entry.name: entry for entry in files}
+        sizes = self._sizes(stage)
+        entries = []
+        for name, size in sorted(sizes.items()):
+            entry = known.get(name)
+            entries.append(entry if entry and entry.size == size else self.entry(stage, name))
+        if lost := sorted(known.keys() - sizes.keys()):
+            raise DataError(f"{self.uri(stage)}: {', '.join(lost)} went away; run the same command again")
+        manifest = replace(
+            manifest,
+            settings=plain(manifest.settings),
+            files=tuple(entries),
+            versions=installed_versions(),
+        )
+        self.write_bytes(f"{stage}/manifest.json", dumped(manifest))
+        self._tidy(stage)
         return manifest
 
-    def _delete_file(self, name: str) -> None:
-        with storage_errors(self.uri(name)):
-            self.fs.delete_file(self._path(name))
+    def _repair(self, stage: str, manifest: Manifest) -> Literal["done", "resume"]:
+        """Make a finished stage one under way again, if files of it are missing or cut."""
+        damage = self.damage(manifest)
+        if not damage:
+            self._tidy(stage)
+            return "done"
+        print(f"{self.uri(stage)}: {'; '.join(damage[:3])}; made again", file=sys.stderr, flush=True)
+        self._write_started(stage, Started(manifest.settings, manifest.input))
+        self._delete_file(f"{stage}/manifest.json")
+        sizes = self._sizes(stage)
+        right = {entry.name for entry in manifest.files or () if sizes.get(entry.name) == entry.size}
+        for name in sizes.keys() - right - {"started.json"}:
+            self._delete_file(f"{stage}/{name}")
+        return "resume"
 
-    def _path(self, name: str) -> str:
-        return f"{self._base}/{name}"
+    def _clear(self, stage: str, *, dead_letters: bool = True) -> None:
+        """The tombstone, then the manifest, then all else: killed at any point, the next `begin` goes on."""
+        self._write_started(stage, Started({}, "", is_deleting=True))
+        self._delete_file(f"{stage}/manifest.json")
+        if dead_letters:
+            for path in self.parquet_files("dead_letter"):
+                leaf = path.rpartition("/")[2]
+                if leaf.startswith(f"{stage}-"):
+                    self._delete_file(f"dead_letter/{leaf}")
+        for folder in self.subfolders(stage):
+            self.delete(f"{stage}/{folder}")
+        for name in self._sizes(stage, hidden=True):
+            if name != "started.json":
+                self._delete_file(f"{stage}/{name}")
 
+    def _tidy(self, stage: str) -> None:
+        """Delete what only a stage under way needs, also if the run before was cut off before it did."""
+        for folder in self.subfolders(stage):
+            if folder == CHECKPOINTS or folder.startswith(".batches-"):
+                self.delete(f"{stage}/{folder}")
+        if self.exists(f"{stage}/started.json"):
+            self._delete_file(f"{stage}/started.json")
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As they come back from a file: tuples are lists there."""
-    return json.loads(json.dumps(settings))
+    def _sizes(self, stage: str, *, hidden: bool = False) -> dict[str, int]:
+        """Bytes of every file below a stage's folder, without its manifest and what is only under way."""
+        selector = pafs.FileSelector(self._path(stage), allow_not_found=True, recursive=True)
+        with storage_errors(self.uri(stage)):
+            infos = self.fs.get_file_info(selector)
+        sizes = {i.path.removeprefix(f"{self._path(stage)}/"): i.size or 0 for i in infos if i.is_file}
+        if hidden:
+            return sizes
+        return {
+            name: size
+            for name, size in sizes.items()
+            if name not in ("manifest.json", "started.json")
+            and not name.startswith(f"{CHECKPOINTS}/")
+            and not any(part.startswith(".") for part in name.split("/"))
+        }
 
+    def _read_state(self, kind: type[State], stage: str) -> State | None:
+        name = f"{stage}/{'manifest' if kind is Manifest else 'started'}.json"
+        if not self.exists(name):
+            return None
+        return parsed(kind, self.read_bytes(name), where=self.uri(name))
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    flat_old, flat_new = _flatten(old), _flatten(new)
-    keys = sorted(flat_old.keys() | flat_new.keys())
-    return [
-        f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
-        for key in keys
-        if flat_old.get(key) != flat_new.get(key)
-    ]
+    def _write_started(self, stage: str, started: Started) -> None:
+        self.write_bytes(f"{stage}/started.json", dumped(started))
 
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    def _foreign(self, name: str) -> str:
+        return (
+            f"{self.uri(name)}: its rows are of another configuration or input than the rest of the stage. "
+            "Delete the file, and the verb that makes the stage makes its rows again"
+        )

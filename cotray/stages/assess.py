@@ -12,12 +12,15 @@ import pyarrow.compute as pc
 
 from cotray.config import RunConfig
 from cotray.config_assessing import Split
+from cotray.data.lease import Fence, lease
+from cotray.data.manifest import Manifest, fingerprint
 from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
-from cotray.errors import ConfigError, StageError
+from cotray.data.store import DeadLetter, RunFolder
+from cotray.errors import ConfigError
 from cotray.prompts.qa_pairs import pair_prompt_version
 from cotray.records import Assessment, Rationale, TeacherRequest
 from cotray.scoring.quality import quality
+from cotray.stages.generate import current_rationales
 from cotray.stages.pool import run_pool
 from cotray.stages.replica import PoolStage, Process
 from cotray.stages.sorted_batches import in_sorted_batches
@@ -41,8 +44,15 @@ def assess(
     """
     if not config.assessing.measures:
         raise ConfigError("assessing.measures is empty: name what to add, such as [surface, quals]")
+    with lease(config.run_dir, "assess") as fence:
+        return _assess(config, fence, overwrite=overwrite, reuse_from=reuse_from, label=label)
+
+
+def _assess(
+    config: RunConfig, fence: Fence, *, overwrite: bool, reuse_from: Sequence[str], label: str
+) -> Manifest:
     folder = RunFolder(config.run_dir)
-    rationales = folder.require("rationales", "generate")
+    rationales = current_rationales(config, folder)
     settings = settings_of(config)
     state = folder.begin("assessments", settings=settings, input=rationales.fingerprint, overwrite=overwrite)
     if state == "done":
@@ -56,6 +66,7 @@ def assess(
         version,
         partial(_is_assessed, config.assessing.splits),
         key=("kind", "id", "sample"),
+        fence=fence,
     )
     for other in reversed(reuse_from):
         if _reuse(RunFolder(other), folder, shards, settings):
@@ -69,13 +80,17 @@ def assess(
         max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
-    counts = run_pool(stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label)
+    counts, files = run_pool(
+        stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label
+    )
+    fence.check()
     rows = (row for row in folder.read_records("assessments", Assessment) if not row.error)
     last_run = {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")}
     metrics = quality(rows, seed=config.seed) | {"last_run": last_run}
     num_dead = counts["dead_letters"]
     return folder.finish(
-        Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics)
+        Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics),
+        files,
     )
 
 
@@ -84,14 +99,8 @@ def current_assessments(config: RunConfig, folder: RunFolder) -> Manifest:
 
     Raises DataError or StageError, naming the verb to run, where there is none.
     """
-    rationales = folder.require("rationales", "generate")
-    manifest = folder.require("assessments", "assess", settings=settings_of(config))
-    if manifest.input != rationales.fingerprint:
-        raise StageError(
-            f"{folder.uri('assessments')} is of other rationales; run `python -m "
-            "jobs.assess --overwrite` first"
-        )
-    return manifest
+    rationales = current_rationales(config, folder)
+    return folder.require("assessments", "assess", settings=settings_of(config), input=rationales.fingerprint)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

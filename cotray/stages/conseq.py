@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ import pyarrow.compute as pc
 from cotray.config import RunConfig
 from cotray.config_assessing import MEASURE_OF
 from cotray.config_conseq import ConSeqConfig
+from cotray.data.lease import Fence
+from cotray.data.manifest import Manifest, fingerprint
 from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
+from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import DataError
 from cotray.records import Assessment, TeacherRequest, TrainExample
 from cotray.scoring.quality import quality
@@ -60,7 +62,7 @@ def check_scores(config: RunConfig, folder: RunFolder) -> None:
 
 
 def draw_samples(
-    config: RunConfig, folder: RunFolder, first: Manifest, *, overwrite: bool, label: str
+    config: RunConfig, folder: RunFolder, fence: Fence, first: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
     """Write and score samples of every factual training question, those that are not there yet."""
     conseq = _section(config)
@@ -69,7 +71,14 @@ def draw_samples(
         return folder.require("samples", "train")
     version = fingerprint(settings, source)
     shards = Shards(
-        folder.root, "requests", "samples", Assessment, version, _is_factual_train, conseq.num_samples
+        folder.root,
+        "requests",
+        "samples",
+        Assessment,
+        version,
+        _is_factual_train,
+        conseq.num_samples,
+        fence=fence,
     )
     stage = PoolStage(
         shards,
@@ -80,16 +89,19 @@ def draw_samples(
         max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
-    counts = run_pool(stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label)
+    counts, files = run_pool(
+        stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label
+    )
+    fence.check()
     rows = (row for row in folder.read_records("samples", Assessment) if not row.error)
     num_dead = counts["dead_letters"]
     metrics = quality(rows, seed=config.seed)
     num_good = counts["rows"] - num_dead
-    return folder.finish(Manifest("samples", settings, source, total, num_good, num_dead, metrics))
+    return folder.finish(Manifest("samples", settings, source, total, num_good, num_dead, metrics), files)
 
 
 def second_phase(
-    config: RunConfig, folder: RunFolder, settings: dict[str, Any], source: str, *, label: str
+    config: RunConfig, folder: RunFolder, fence: Fence, settings: dict[str, Any], source: str, *, label: str
 ) -> Manifest:
     """Train on the selected pairs, from the first phase's weights, into student/.
 
@@ -127,10 +139,12 @@ def second_phase(
             folder.uri("student"),
             alpha=alpha,
             seed=seed,
+            fence=fence,
             on_metrics=on_metrics,
         ),
         label,
     )
+    fence.check()
     folder.write_dead_letters("student", too_long_letters("student", render.too_long))
     folder.append_metrics({f"conseq/{key}": value for key, value in row.items()} for row in report.history)
     figures = {"questions": pairs.num_questions, "scored": pairs.num_scored, "selected": len(contrasts)}
@@ -143,10 +157,11 @@ def second_phase(
             num_out=len(contrasts) + len(counterfactual),
             num_dead=len(render.too_long),
             metrics={"factual": len(contrasts), "counterfactual": len(counterfactual), "dev": 0}
-            | asdict(report)
+            | report.metrics
             | {"conseq": figures | {"logprob": _logprobs(config, folder, contrasts)}}
             | ({"selection": describe_selection(rows, rules, selection)} if rules else {}),
-        )
+        ),
+        report.files,
     )
 
 

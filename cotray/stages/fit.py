@@ -1,22 +1,28 @@
 """Examples -> a model in Hugging Face format, on a Ray Train worker group with FSDP2.
 
-Student and simulator are both made here. Checkpoints lie in `{output_dir}/checkpoints` until the
-export has succeeded, in a folder named by what is trained on and how: the same command goes on from
-the last one, whatever was killed, and a changed configuration starts anew.
+Student and simulator are both made here. Checkpoints lie in `{output_dir}/checkpoints` until the stage has
+its manifest, in a folder named by what is trained on and how: the same command goes on from the last whole
+one, whatever was killed, and a changed configuration starts anew. They are ours and not Ray Train's, whose
+list of them is written in place, so that a crash can leave half of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cotray.config import ModelConfig, TrainingConfig
-from cotray.data.store import filesystem as filesystem_of
+from cotray.data.checkpoints import as_folder, complete, discard, newest, publish, upload
+from cotray.data.lease import NO_FENCE, Fence
+from cotray.data.manifest import FileEntry
+from cotray.data.storage import filesystem as filesystem_of
+from cotray.data.store import CHECKPOINTS
 from cotray.errors import StageError
 from cotray.records import TrainExample
 from cotray.seeds import digest
@@ -50,6 +56,13 @@ class FitReport:
     best_dev_loss: float | None
     tokens_per_s: float
     history: tuple[dict[str, float], ...]
+    files: tuple[FileEntry, ...] = ()
+    """What was written to the output folder."""
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {key: value for key, value in asdict(self).items() if key != "files"}
 
 
 def fit(
@@ -61,9 +74,12 @@ def fit(
     *,
     alpha: float,
     seed: int,
+    fence: Fence = NO_FENCE,
     on_metrics: OnMetrics,
 ) -> FitReport:
     """Train on the running Ray cluster, and leave the best weights and the tokenizer in `output_dir`.
+
+    The checkpoints stay, for whoever writes the manifest to delete. `fence` is checked before the export.
 
     `on_metrics` is called on the driver, from a thread of its own, for each step and each evaluation;
     steps repeated after a failure come twice. Raises StageError when training failed for good.
@@ -73,21 +89,27 @@ def fit(
     from ray.train import TrainingFailedError
 
     filesystem, folder = filesystem_of(output_dir)
-    task = _Task(batches, tuple(dev_examples), model, training, alpha, seed, output_dir)
-    checkpoints = f"{folder}/checkpoints"
-    name = _fingerprint(task)
-    _discard_torn_snapshot(filesystem, f"{checkpoints}/{name}")
+    task = _Task(batches, tuple(dev_examples), model, training, alpha, seed, output_dir, "", fence)
+    task = replace(task, checkpoints=f"{output_dir}/{CHECKPOINTS}/{_fingerprint(task)}")
+    found, damaged = newest(task.checkpoints)
+    if damaged:
+        last = found.rpartition("/")[2] if found else "the beginning"
+        print(f"{output_dir}: goes on from {last} ({'; '.join(damaged)})", file=sys.stderr, flush=True)
     # The controller polls its workers this often, and a worker's report waits for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     task_ref = ray.put(task)
     for attempts_left in range(training.max_failures, -1, -1):
         with metrics_relay(on_metrics) as relay, sigint_restored():
             trainer = _trainer(
-                {"task": task_ref, "relay": relay}, training, filesystem, storage_path=checkpoints, name=name
+                {"task": task_ref, "relay": relay},
+                training,
+                filesystem,
+                # Of Ray Train's own state, which nothing goes on from: each attempt has another.
+                storage_path=f"{folder}/{CHECKPOINTS}/ray",
+                name=uuid.uuid4().hex[:8],
             )
             try:
-                report = trainer.fit().return_value
-                break
+                return trainer.fit().return_value
             except RayActorError as error:  # the controller itself was killed
                 if not attempts_left:
                     raise StageError(f"{output_dir}: Ray Train's controller died ({error})") from error
@@ -96,8 +118,7 @@ def fit(
                     f"{output_dir}: training failed after {training.max_failures} restarts: {_cause(error)} "
                     "(the same command goes on from the last checkpoint)"
                 ) from error
-    filesystem.delete_dir(checkpoints)
-    return report
+    raise AssertionError("every attempt returns or raises")
 
 
 @dataclass(frozen=True)
@@ -111,6 +132,8 @@ class _Task:
     alpha: float
     seed: int
     output_dir: str
+    checkpoints: str
+    fence: Fence
 
 
 def _trainer(
@@ -142,7 +165,6 @@ def _trainer(
             storage_path=storage_path,
             storage_filesystem=filesystem,
             failure_config=train.FailureConfig(max_failures=training.max_failures),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -153,6 +175,7 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
     import ray
     import torch
     from ray import train as ray_train
+    from ray.train import collective
     from transformers.utils import logging
 
     from cotray.models import load_model, load_tokenizer
@@ -176,7 +199,8 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             relay.push.remote(metrics)
 
     with contextlib.ExitStack() as stack:
-        checkpoint = ray_train.get_checkpoint()
+        found = collective.broadcast_from_rank_zero(newest(task.checkpoints)[0] if is_first else None)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cotray-checkpoint-"))
         state = train(
             model,
             tokenizer,
@@ -186,27 +210,42 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             alpha=task.alpha,
             seed=task.seed,
             report=report,
-            save_checkpoint=_save_checkpoint,
-            restore_from=stack.enter_context(checkpoint.as_directory()) if checkpoint else None,
+            save_checkpoint=_checkpoint_writer(task.checkpoints),
+            restore_from=stack.enter_context(as_folder(found, scratch)) if found else None,
         )
+    files: list[FileEntry] = []
     with tempfile.TemporaryDirectory(prefix="cotray-export-") as local:
         export(state, tokenizer, local)
         if is_first:
-            _upload(local, task.output_dir)
+            task.fence.check()
+            files = upload(local, task.output_dir)
     if is_first:
         ray.get(relay.push.remote({}))  # everything before it has arrived
-    return _summarize(state)
+    return replace(_summarize(state), files=tuple(files))
 
 
-def _save_checkpoint(state: TrainState) -> None:
-    """Every rank uploads the shards it wrote; Ray Train makes one checkpoint of them."""
+def _checkpoint_writer(folder: str) -> Callable[[TrainState], None]:
+    """Every worker uploads the shards it wrote; when all have, the first one makes them count."""
     from ray import train as ray_train
+    from ray.train import collective
 
     from cotray.training.checkpoint import save
 
-    with tempfile.TemporaryDirectory(prefix="cotray-checkpoint-") as local:
-        save(state, local)
-        ray_train.report(state.progress.history[-1], checkpoint=ray_train.Checkpoint.from_directory(local))
+    rank, num_workers = ray_train.get_context().get_world_rank(), ray_train.get_context().get_world_size()
+
+    def write(state: TrainState) -> None:
+        uri = f"{folder}/step-{state.progress.step:08d}"
+        with tempfile.TemporaryDirectory(prefix="cotray-checkpoint-") as local:
+            save(state, local)
+            if rank == 0:
+                discard(uri)
+            collective.barrier()
+            publish(local, uri, rank)
+        collective.barrier()
+        if rank == 0:
+            complete(uri, num_workers)
+
+    return write
 
 
 def _summarize(state: TrainState) -> FitReport:
@@ -227,30 +266,6 @@ def _fingerprint(task: _Task) -> str:
     training = task.training.model_dump_json(exclude=PLACEMENT)
     model = task.model.model_dump_json(include={"model", "revision", "num_layers"})
     return f"{digest(task.seed, model, training, str(task.alpha), *texts, repr(task.dev_examples)):016x}"
-
-
-def _discard_torn_snapshot(filesystem: fs.FileSystem, folder: str) -> None:
-    """Ray Train writes its list of checkpoints in place, and cannot start from half a file."""
-    import pyarrow.fs as fs
-
-    path = f"{folder}/checkpoint_manager_snapshot.json"
-    if filesystem.get_file_info(path).type != fs.FileType.File:
-        return
-    with filesystem.open_input_stream(path) as stream:
-        text = stream.read()
-    try:
-        json.loads(text)
-    except ValueError:
-        filesystem.delete_dir(folder)
-
-
-def _upload(local: str, output_dir: str) -> None:
-    import pyarrow.fs as fs
-
-    filesystem, path = filesystem_of(output_dir)
-    filesystem.create_dir(path)
-    # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
-    fs.copy_files(local, path, destination_filesystem=filesystem, use_threads=False)
 
 
 def _cause(error: Exception) -> str:

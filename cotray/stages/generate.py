@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig, TeacherConfig
+from cotray.data.lease import Fence, lease
+from cotray.data.manifest import FileEntry, Manifest, fingerprint
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, Manifest, RunFolder, fingerprint
+from cotray.data.store import DeadLetter, RunFolder
 from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.pool import run_pool
@@ -30,9 +32,25 @@ def generate(
     `reuse_from` names run folders whose rationales are taken over where they were made from the same
     requests under the same decoding.
     """
+    with lease(config.run_dir, "generate") as fence:
+        return _generate(config, fence, overwrite=overwrite, reuse_from=reuse_from, label=label)
+
+
+def current_rationales(config: RunConfig, folder: RunFolder) -> Manifest:
+    """The manifest of rationales/, made under this configuration from the requests that are there now.
+
+    Raises DataError or StageError, naming the verb to run, where there is none.
+    """
+    requests = folder.require("requests", "prepare", settings=prepare_settings(config))
+    return folder.require("rationales", "generate", settings=settings_of(config), input=requests.fingerprint)
+
+
+def _generate(
+    config: RunConfig, fence: Fence, *, overwrite: bool, reuse_from: Sequence[str], label: str
+) -> Manifest:
     folder = RunFolder(config.run_dir)
     requests = folder.require("requests", "prepare", settings=prepare_settings(config))
-    settings = _settings(config)
+    settings = settings_of(config)
     state = folder.begin("rationales", settings=settings, input=requests.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("rationales", "generate")
@@ -44,6 +62,7 @@ def generate(
         fingerprint(settings, requests.fingerprint),
         partial(_is_of_kind, settings["kinds"]),
         config.num_draws,
+        fence=fence,
     )
     for other in reuse_from:
         _reuse(RunFolder(other), shards, settings, requests.fingerprint)
@@ -61,8 +80,9 @@ def generate(
     )
     # Copying what people wrote needs no GPU.
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
-    counts = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
-    return _finish(folder, settings, requests, counts)
+    pooled = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
+    fence.check()
+    return _finish(folder, settings, requests, pooled.counts, pooled.files)
 
 
 def _teach(config: RunConfig) -> Process:
@@ -81,7 +101,7 @@ def _is_of_kind(kinds: Sequence[str], table: pa.Table) -> Any:
     return pc.is_in(table["kind"], pa.array(kinds))  # type: ignore[attr-defined]
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def settings_of(config: RunConfig) -> dict[str, Any]:
     """What rationales depend on; the number of replicas or of pairs at once is not among it."""
     teacher = config.teacher.model_dump(
         include={"engine", "model", "revision", "dtype", "num_demonstrations", "record_scores", "decoding"}
@@ -106,7 +126,11 @@ def _reuse(source: RunFolder, shards: Shards, settings: dict[str, Any], requests
 
 
 def _finish(
-    folder: RunFolder, settings: dict[str, Any], requests: Manifest, counts: Counter[str]
+    folder: RunFolder,
+    settings: dict[str, Any],
+    requests: Manifest,
+    counts: Counter[str],
+    files: Sequence[FileEntry] = (),
 ) -> Manifest:
     num_rows, num_dead = counts["rows"], counts["dead_letters"]
     stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
@@ -125,7 +149,8 @@ def _finish(
                 "causes": dict(causes_of(counts)),
                 "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
             },
-        )
+        ),
+        files,
     )
 
 

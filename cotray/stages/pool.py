@@ -15,12 +15,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config_types import Pool, PoolConfig
+from cotray.data.manifest import FileEntry
 from cotray.data.shards import SEALERS_PER_NODE, Shard
 from cotray.data.storage import patiently
 from cotray.data.units import batch_size_for, units_of
@@ -33,14 +34,19 @@ INIT_DEATHS = 5
 """Replicas in a row that may die while they start, of lost nodes or lack of memory."""
 
 
-def run_pool(
-    stage: PoolStage, *, total: int, config: PoolConfig, batch_size: int, label: str
-) -> Counter[str]:
+class Pooled(NamedTuple):
+    """What a pool made. `counts`: of all rows there are (see `counts_of`) and, of this run, seconds,
+    replica_starts, retries and the number of rows made."""
+
+    counts: Counter[str]
+    files: list[FileEntry]
+
+
+def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: int, label: str) -> Pooled:
     """Process every wanted row that is not written yet, of `total` in all, and seal the shards.
 
-    Returns the counts of all rows there are (see `counts_of`) and, of this run, seconds, replica_starts,
-    retries and the number of rows made. Raises StageError on a stall, if too many rows failed (see
-    `check_errors`), and if rows are missing at the end.
+    Raises StageError on a stall, if too many rows failed (see `check_errors`), and if rows are missing at
+    the end.
     """
     shards = stage.shards
     total *= shards.num_per_record
@@ -48,18 +54,24 @@ def run_pool(
     done = min(total, shards.num_finished(snapshot))
     with watch(label, shards, config, total=total, done=done) as line:
         todo = snapshot if done < total else None
-        while todo is not None:
-            is_stuck = _stream(stage, todo, config, batch_size, line)
-            todo = shards.snapshot() if is_stuck else None
-        counts = _seal(stage, [shard.name for shard in snapshot])
-    check_errors(stage, counts)
+        num_missing = None
+        while True:
+            while todo is not None:
+                is_stuck = _stream(stage, todo, config, batch_size, line)
+                todo = shards.snapshot() if is_stuck else None
+            counts, files = _seal(stage, [shard.name for shard in snapshot])
+            check_errors(stage, counts)
+            # What names of batches count may overlap; what is missing decides whether there is work.
+            if counts["missing"] in (0, num_missing):
+                break
+            num_missing, todo = counts["missing"], shards.snapshot()
     if counts["missing"]:
         raise StageError(
             f"{shards.folder.uri(shards.target)}: {counts['missing']} rows were not written; "
             "the same command makes them"
         )
     shards.close()
-    return counts + line.counts
+    return Pooled(counts + line.counts, files)
 
 
 def check_errors(stage: PoolStage, counts: Counter[str]) -> None:
@@ -141,27 +153,29 @@ def _turns(pools: Sequence[Pool]) -> Callable[[], dict[str, Any]]:
     return lambda: _arguments(next(turns))
 
 
-def _seal(stage: PoolStage, names: Sequence[str]) -> Counter[str]:
-    """Seal every shard on the cluster and add up its counts."""
+def _seal(stage: PoolStage, names: Sequence[str]) -> Pooled:
+    """Seal every shard on the cluster, and add up its counts."""
     import ray
 
     # It takes none of Ray's CPUs, so that it can always be placed.
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
     num_at_once = SEALERS_PER_NODE * num_nodes()
     stage_ref = ray.put(stage)
-    counts, running, names_left = Counter[str](), [], iter(names)
+    counts, files, running, names_left = Counter[str](), list[FileEntry](), [], iter(names)
     while True:
         for name in itertools.islice(names_left, num_at_once - len(running)):
             running.append(task.remote(stage_ref, name))
         if not running:
-            return counts
+            return Pooled(counts, files)
         finished, running = ray.wait(running)
-        counts.update(ray.get(finished[0]))
+        of_shard, entry = ray.get(finished[0])
+        counts.update(of_shard)
+        files += [entry] if entry else []
 
 
-def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
+def _seal_shard(stage: PoolStage, name: str) -> tuple[Counter[str], FileEntry | None]:
     shards = stage.shards
-    table, num_missing = patiently(partial(shards.seal, name))
+    table, num_missing, entry = patiently(partial(shards.seal, name))
     if stage.dead_letter is not None:
         failed = table.filter(pc.not_equal(table["error"], "")).to_pylist()  # type: ignore[attr-defined]
         letters = [stage.dead_letter(shards.record.from_row(row)) for row in failed]
@@ -170,4 +184,4 @@ def _seal_shard(stage: PoolStage, name: str) -> Counter[str]:
     counts = counts_of(rows) + Counter(missing=num_missing)
     del table, rows
     pa.default_memory_pool().release_unused()
-    return counts
+    return counts, entry

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
+from cotray.data.lease import Fence, lease
+from cotray.data.manifest import FileEntry, Manifest, fingerprint
 from cotray.data.shards import Shards
-from cotray.data.store import Manifest, RunFolder, fingerprint
+from cotray.data.store import RunFolder
 from cotray.errors import DataError
 from cotray.prompts.few_shot import FewShotPrompt
 from cotray.prompts.simulator import simulator_example
@@ -24,10 +26,12 @@ from cotray.records import Rationale, Simulation, StudentAnswer, TrainExample, n
 from cotray.scoring.las import las
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.stages.fit import PLACEMENT, fit
+from cotray.stages.generate import current_rationales
 from cotray.stages.pool import run_pool
 from cotray.stages.progress import training_progress
 from cotray.stages.replica import PoolStage, Process
 from cotray.stages.sorted_batches import in_sorted_batches
+from cotray.stages.train import current_student
 
 ROWS_PER_CALL = 128
 """Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
@@ -41,22 +45,32 @@ def score(
     `reuse_from` names run folders whose answers are taken over where the same student gave them.
     """
     folder = RunFolder(config.run_dir)
-    answers = _answer(config, folder, reuse_from, overwrite=overwrite, label=f"{label}: answers")
-    simulator = _train_simulator(config, folder, answers, overwrite=overwrite, label=f"{label}: simulator")
-    return _simulate(config, folder, answers, simulator, overwrite=overwrite, label=f"{label}: simulations")
+    with lease(config.run_dir, "score") as fence:
+        answers = _answer(config, folder, fence, reuse_from, overwrite=overwrite, label=f"{label}: answers")
+        simulator = _train_simulator(
+            config, folder, fence, answers, overwrite=overwrite, label=f"{label}: simulator"
+        )
+        return _simulate(
+            config, folder, fence, answers, simulator, overwrite=overwrite, label=f"{label}: simulations"
+        )
 
 
 def _answer(
-    config: RunConfig, folder: RunFolder, reuse_from: Sequence[str], *, overwrite: bool, label: str
+    config: RunConfig,
+    folder: RunFolder,
+    fence: Fence,
+    reuse_from: Sequence[str],
+    *,
+    overwrite: bool,
+    label: str,
 ) -> Manifest:
-    student = folder.require("student", "train")
-    rationales = folder.require("rationales", "generate")
+    student, rationales = current_student(config, folder), current_rationales(config, folder)
     settings = config.scoring.model_dump(include={"max_new_tokens", "perturbed_fraction"})
     source = fingerprint(student.fingerprint, rationales.fingerprint)
     if folder.begin("answers", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("answers", "score")
     version = fingerprint(settings, source)
-    shards = Shards(folder.root, "rationales", "answers", StudentAnswer, version, _is_factual)
+    shards = Shards(folder.root, "rationales", "answers", StudentAnswer, version, _is_factual, fence=fence)
     for other in map(RunFolder, reuse_from):
         there = other.manifest("answers")
         if there is not None and there.fingerprint == fingerprint(settings, source):
@@ -64,12 +78,13 @@ def _answer(
             break
     stage = PoolStage(shards, Rationale, build=partial(_load_student, config, folder.uri("student")))
     total = shards.num_wanted()
-    run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
-    return folder.finish(Manifest("answers", settings, source, total, total, 0))
+    _, files = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    fence.check()
+    return folder.finish(Manifest("answers", settings, source, total, total, 0), files)
 
 
 def _train_simulator(
-    config: RunConfig, folder: RunFolder, answers: Manifest, *, overwrite: bool, label: str
+    config: RunConfig, folder: RunFolder, fence: Fence, answers: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
     simulator = config.simulator
     seed = simulator.training.seed_or(config.seed)
@@ -80,6 +95,7 @@ def _train_simulator(
     rows = list(folder.read_records("answers", StudentAnswer))
     train, dev = ([row for row in rows if row.split == split] for split in ("train", "dev"))
     metrics: dict[str, Any] = {"mode": simulator.mode}
+    files: tuple[FileEntry, ...] = ()
     if simulator.mode == "trained":
         from cotray.training.batches import SimulatorBatches
 
@@ -101,19 +117,22 @@ def _train_simulator(
                 folder.uri("simulator"),
                 alpha=0.0,
                 seed=seed,
+                fence=fence,
                 on_metrics=on_metrics,
             ),
             label,
         )
-        metrics |= asdict(report)
+        metrics, files = metrics | report.metrics, report.files
+    fence.check()
     return folder.finish(
-        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics)
+        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics), files
     )
 
 
 def _simulate(
     config: RunConfig,
     folder: RunFolder,
+    fence: Fence,
     answers: Manifest,
     simulator: Manifest,
     *,
@@ -125,15 +144,16 @@ def _simulate(
     if folder.begin("simulations", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("simulations", "score")
     version = fingerprint(settings, source)
-    shards = Shards(folder.root, "answers", "simulations", Simulation, version, _is_test)
+    shards = Shards(folder.root, "answers", "simulations", Simulation, version, _is_test, fence=fence)
     stage = PoolStage(shards, StudentAnswer, build=partial(_load_simulator, config, folder.uri("simulator")))
     total = shards.num_wanted()
     if not total:
         raise DataError(f"{folder.uri('answers')}: no test question to score; raise data.test_fraction")
-    run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    _, files = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    fence.check()
     rows = list(folder.read_records("simulations", Simulation))
     metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
-    return folder.finish(Manifest("simulations", settings, source, total, total, 0, metrics))
+    return folder.finish(Manifest("simulations", settings, source, total, total, 0, metrics), files)
 
 
 def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dict[str, Any]:
@@ -190,8 +210,9 @@ def _load_simulator(config: RunConfig, trained: str) -> Process:
     from cotray.scoring.simulate import Simulator
 
     mode = config.simulator.mode
-    model = trained if mode == "trained" else config.simulator.model
-    simulator = Simulator(model, mode=mode)
+    is_trained = mode == "trained"
+    model, revision = (trained, "main") if is_trained else (config.simulator.model, config.simulator.revision)
+    simulator = Simulator(model, mode=mode, revision=revision)
     return partial(in_sorted_batches, simulator.simulate, config.scoring.batch_size, "question")
 
 

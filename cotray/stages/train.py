@@ -6,11 +6,13 @@ With `student.conseq` in three steps: rationales/ -> mle_student/ -> samples/ ->
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from cotray.config import RunConfig
-from cotray.data.store import Manifest, RunFolder
+from cotray.data.lease import NO_FENCE, Fence, lease
+from cotray.data.manifest import Manifest
+from cotray.data.store import RunFolder
 from cotray.errors import DataError
 from cotray.prompts.few_shot import FewShotPrompt
 from cotray.records import Assessment, Rationale, TrainExample
@@ -18,6 +20,7 @@ from cotray.stages.assess import current_assessments
 from cotray.stages.conseq import check_scores, draw_samples, second_input, second_phase
 from cotray.stages.examples import Renderer, WeightOf, too_long_letters, weight_lookup
 from cotray.stages.fit import PLACEMENT, FitReport, fit
+from cotray.stages.generate import current_rationales
 from cotray.stages.progress import training_progress
 from cotray.stages.relay import OnMetrics
 from cotray.training.selection import describe_selection, select
@@ -25,20 +28,46 @@ from cotray.training.selection import describe_selection, select
 
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
     """Run the stage, or what of its steps is not done; returns the manifest of student/."""
+    with lease(config.run_dir, "train") as fence:
+        return _train(config, fence, overwrite=overwrite, label=label)
+
+
+def current_student(config: RunConfig, folder: RunFolder) -> Manifest:
+    """The manifest of student/, made under this configuration from the rationales that are there now.
+
+    Raises DataError or StageError, naming the verb to run, where there is none.
+    """
+    if config.method == "few-shot":
+        source, settings = current_rationales(config, folder).fingerprint, _few_shot_settings(config)
+    elif config.student.conseq is None:
+        source, settings = _source(config, folder).fingerprint, settings_of(config)
+    else:
+        first = Manifest("mle_student", _settings(config), _source(config, folder).fingerprint, 0, 0, 0)
+        source, settings = second_input(config, folder, first), settings_of(config)
+    return folder.require("student", "train", settings=settings, input=source)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What the student's weights depend on."""
+    conseq = config.student.conseq
+    return _settings(config) | ({"conseq": conseq.model_dump()} if conseq else {})
+
+
+def _source(config: RunConfig, folder: RunFolder) -> Manifest:
+    """Of what the student learns from."""
+    is_ruled = bool(config.assessing.rules)
+    return current_assessments(config, folder) if is_ruled else current_rationales(config, folder)
+
+
+def _train(config: RunConfig, fence: Fence, *, overwrite: bool, label: str) -> Manifest:
     folder = RunFolder(config.run_dir)
     if config.method == "few-shot":
         return _take_teacher(config, folder, overwrite=overwrite)
-    source = (
-        current_assessments(config, folder)
-        if config.assessing.rules
-        else folder.require("rationales", "generate")
-    )
-    settings = _settings(config)
-    conseq = config.student.conseq
-    if conseq is None:
-        return _learn(config, folder, "student", settings, source, overwrite=overwrite, label=label)
+    source, settings = _source(config, folder), _settings(config)
+    if config.student.conseq is None:
+        return _learn(config, folder, fence, "student", settings, source, overwrite=overwrite, label=label)
     # The last step is asked first, so that a configuration is refused before hours of training.
-    settings_2 = settings | {"conseq": conseq.model_dump()}
+    settings_2 = settings_of(config)
     first = Manifest("mle_student", settings, source.fingerprint, 0, 0, 0)
     input_2 = second_input(config, folder, first)
     if overwrite or folder.manifest("student") is None:  # else there is nothing to train, or it is refused
@@ -46,10 +75,17 @@ def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -
     if folder.begin("student", settings=settings_2, input=input_2, overwrite=overwrite) == "done":
         return folder.require("student", "train")
     first = _learn(
-        config, folder, first.stage, settings, source, overwrite=overwrite, label=f"{label}: first phase"
+        config,
+        folder,
+        fence,
+        first.stage,
+        settings,
+        source,
+        overwrite=overwrite,
+        label=f"{label}: first phase",
     )
-    draw_samples(config, folder, first, overwrite=overwrite, label=f"{label}: samples")
-    return second_phase(config, folder, settings_2, input_2, label=f"{label}: ConSeq")
+    draw_samples(config, folder, fence, first, overwrite=overwrite, label=f"{label}: samples")
+    return second_phase(config, folder, fence, settings_2, input_2, label=f"{label}: ConSeq")
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
@@ -66,6 +102,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def _learn(
     config: RunConfig,
     folder: RunFolder,
+    fence: Fence,
     stage: str,
     settings: dict[str, Any],
     source: Manifest,
@@ -83,10 +120,11 @@ def _learn(
     weights = selection.weights if selection else None
     report = training_progress(
         lambda on_metrics: train_student(
-            rows, config, folder.uri(stage), weights=weights, on_metrics=on_metrics
+            rows, config, folder.uri(stage), weights=weights, fence=fence, on_metrics=on_metrics
         ),
         label,
     )
+    fence.check()
     folder.write_dead_letters(stage, too_long_letters(stage, report.too_long))
     folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.fit.history)
     counts = {
@@ -104,22 +142,26 @@ def _learn(
             num_dead=len(report.too_long),
             metrics=counts
             | {"skipped": report.num_skipped}
-            | asdict(report.fit)
+            | report.fit.metrics
             | ({"selection": describe_selection(rows, rules, selection)} if selection else {}),
-        )
+        ),
+        report.fit.files,
     )
 
 
 def _take_teacher(config: RunConfig, folder: RunFolder, *, overwrite: bool) -> Manifest:
     """The student is the teacher, prompted: nothing is trained, and the manifest says so."""
-    rationales = folder.require("rationales", "generate")
-    prompt = FewShotPrompt(config.teacher.num_demonstrations)
-    settings = config.teacher.model_dump(include={"model", "revision"}) | {"prompts": prompt.version}
-    source = rationales.fingerprint
+    rationales = current_rationales(config, folder)
+    settings, source = _few_shot_settings(config), rationales.fingerprint
     if folder.begin("student", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("student", "train")
     metrics = {"factual": 0, "counterfactual": 0, "dev": 0, "history": []}
     return folder.finish(Manifest("student", settings, source, rationales.num_out, 0, 0, metrics))
+
+
+def _few_shot_settings(config: RunConfig) -> dict[str, Any]:
+    prompt = FewShotPrompt(config.teacher.num_demonstrations)
+    return config.teacher.model_dump(include={"model", "revision"}) | {"prompts": prompt.version}
 
 
 @dataclass(frozen=True)
@@ -140,6 +182,7 @@ def train_student(
     output_dir: str,
     *,
     weights: Sequence[float] | None = None,
+    fence: Fence = NO_FENCE,
     on_metrics: OnMetrics,
 ) -> StudentReport:
     """Train the student on the train split; dev loss is that of the factual dev rows.
@@ -160,7 +203,15 @@ def train_student(
         raise DataError(f"{output_dir}: {_nothing(rationales, weight_of)}")
     batches = StudentBatches(train, batch_size=training.batch_size, alpha=alpha, seed=seed)
     report = fit(
-        batches, dev, config.student, training, output_dir, alpha=alpha, seed=seed, on_metrics=on_metrics
+        batches,
+        dev,
+        config.student,
+        training,
+        output_dir,
+        alpha=alpha,
+        seed=seed,
+        fence=fence,
+        on_metrics=on_metrics,
     )
     return StudentReport(
         fit=report,

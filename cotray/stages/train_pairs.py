@@ -12,9 +12,11 @@ from itertools import islice
 
 from cotray.config import DataConfig
 from cotray.config_pairs import PairsConfig
+from cotray.data.lease import Fence, lease
+from cotray.data.manifest import Manifest
 from cotray.data.passages import STAGE, PassagePair, each_pair
 from cotray.data.readers import input_fingerprint, row_text
-from cotray.data.store import DeadLetter, Manifest, RunFolder
+from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.qa_pairs import (
     QuestionAnswer,
@@ -37,6 +39,11 @@ def train_pairs(config: PairsConfig, data: str, out: str, *, overwrite: bool = F
 
     `num_in` counts the distinct answers of all questions, and rows without a question that can be read.
     """
+    with lease(out, "train_pairs") as fence:
+        return _train_pairs(config, fence, data, out, overwrite=overwrite)
+
+
+def _train_pairs(config: PairsConfig, fence: Fence, data: str, out: str, *, overwrite: bool) -> Manifest:
     folder = RunFolder(out)
     settings = config.model_dump(
         mode="json", exclude={"ray": True, "storage": True, "training": PLACEMENT - {"seed"}}
@@ -49,14 +56,15 @@ def train_pairs(config: PairsConfig, data: str, out: str, *, overwrite: bool = F
         folder.write_dead_letters(STAGE, examples.dead)
         examples.check(data)
     except DataError:
-        folder.delete(STAGE)
+        folder.abandon(STAGE)
         raise
-    report = _fit(examples, config, folder.root)
+    report = _fit(examples, config, folder.root, fence)
+    fence.check()
     folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.history)
     counts = {"train": len(examples.train), "dev": len(examples.dev)}
     num_out, num_dead = sum(counts.values()), len(examples.dead)
     return folder.finish(
-        Manifest(STAGE, settings, source, num_out + num_dead, num_out, num_dead, counts | asdict(report))
+        Manifest(STAGE, settings, source, num_out + num_dead, num_out, num_dead, counts | report.metrics)
     )
 
 
@@ -123,7 +131,7 @@ def _fault(pair: PassagePair) -> str:
     return ""
 
 
-def _fit(examples: Examples, config: PairsConfig, out: str) -> FitReport:
+def _fit(examples: Examples, config: PairsConfig, out: str, fence: Fence) -> FitReport:
     from cotray.training.batches import StudentBatches
 
     training, seed = config.training, config.training.seed_or(config.seed)
@@ -131,7 +139,15 @@ def _fit(examples: Examples, config: PairsConfig, out: str) -> FitReport:
     with cluster(config.ray, config.storage):
         return training_progress(
             lambda on_metrics: fit(
-                batches, examples.dev, config, training, out, alpha=0.0, seed=seed, on_metrics=on_metrics
+                batches,
+                examples.dev,
+                config,
+                training,
+                out,
+                alpha=0.0,
+                seed=seed,
+                fence=fence,
+                on_metrics=on_metrics,
             ),
             "train_pairs",
         )

@@ -1,0 +1,140 @@
+"""Checkpoints of a training run on its storage: whole ones alone count, and the last two are kept.
+
+    CHECKPOINTS/step-00000012/   the files of every worker, `worker-0.json` lists those of worker 0, ...
+                                 and `complete.json`, written last, lists them all
+
+A checkpoint is usable if `complete.json` is there and every file has the size that it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from cotray.data.manifest import FileEntry
+from cotray.data.storage import delete_file, delete_folder, filesystem, storage_errors, write_file
+
+NUM_KEPT = 2
+COMPLETE = "complete.json"
+
+
+def discard(uri: str) -> None:
+    """Delete what an interrupted or damaged run left under the name of a checkpoint."""
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        delete_file(fs, f"{path}/{COMPLETE}")
+        delete_folder(fs, path)
+
+
+def publish(local: str, uri: str, worker: int) -> None:
+    """Put the files of a local folder, which one worker wrote, into the checkpoint `uri`."""
+    upload(local, uri)
+    names = [path.name for path in Path(local).iterdir()]
+    sizes = {name: os.path.getsize(Path(local, name)) for name in names}
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        write_file(fs, f"{path}/worker-{worker}.json", json.dumps(sizes).encode())
+
+
+def complete(uri: str, num_workers: int) -> None:
+    """Make the checkpoint count, now that every worker has published; older ones but one are deleted."""
+    fs, path = filesystem(uri)
+    sizes: dict[str, int] = {}
+    with storage_errors(uri):
+        for worker in range(num_workers):
+            with fs.open_input_stream(f"{path}/worker-{worker}.json") as stream:
+                sizes |= json.loads(stream.read())
+        write_file(fs, f"{path}/{COMPLETE}", json.dumps(sizes, indent=1).encode())
+        folder = path.rpartition("/")[0]
+        for step in _steps(fs, folder)[:-NUM_KEPT]:
+            delete_folder(fs, f"{folder}/{step}")
+
+
+def newest(folder: str) -> tuple[str | None, list[str]]:
+    """The URI of the newest usable checkpoint below `folder`, and why newer ones are not usable."""
+    fs, path = filesystem(folder)
+    damaged = []
+    with storage_errors(folder):
+        for step in reversed(_steps(fs, path)):
+            if problem := _problem(fs, f"{path}/{step}"):
+                damaged.append(f"{step}: {problem}")
+            else:
+                return f"{folder}/{step}", damaged
+    return None, damaged
+
+
+@contextlib.contextmanager
+def as_folder(uri: str, scratch: str) -> Iterator[str]:
+    """A checkpoint as a folder of this machine; from other storage it is copied into `scratch`."""
+    fs, path = filesystem(uri)
+    if isinstance(fs, pafs.LocalFileSystem):
+        yield path
+        return
+    with storage_errors(uri):
+        pafs.copy_files(path, scratch, source_filesystem=fs)
+    yield scratch
+
+
+def upload(local: str, uri: str) -> list[FileEntry]:
+    """Copy a local folder's files, each whole or not at all; returns their entries for a manifest."""
+    fs, path = filesystem(uri)
+    entries = []
+    for source in sorted(Path(local).rglob("*")):
+        if not source.is_file():
+            continue
+        name = source.relative_to(local).as_posix()
+        with storage_errors(f"{uri}/{name}"):
+            entries.append(_copy(source, fs, f"{path}/{name}", name))
+    return entries
+
+
+def _copy(source: Path, fs: pafs.FileSystem, path: str, name: str) -> FileEntry:
+    from cotray.data.folder import hashed
+
+    if isinstance(fs, pafs.LocalFileSystem):
+        folder, _, leaf = path.rpartition("/")
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{leaf}.copy"
+        try:
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    else:
+        # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
+        pafs.copy_files(str(source), path, destination_filesystem=fs, use_threads=False)
+    with source.open("rb") as stream:
+        sha256, size = hashed(stream)
+    return FileEntry(name, size, sha256)
+
+
+def _steps(fs: pafs.FileSystem, folder: str) -> list[str]:
+    infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return sorted(i.base_name for i in infos if not i.is_file and i.base_name.startswith("step-"))
+
+
+def _problem(fs: pafs.FileSystem, path: str) -> str:
+    """Why a checkpoint is not usable; "" if it is."""
+    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True, recursive=True))
+    sizes = {info.path.removeprefix(f"{path}/"): info.size for info in infos if info.is_file}
+    if COMPLETE not in sizes:
+        return "it was not finished"
+    with fs.open_input_stream(f"{path}/{COMPLETE}") as stream:
+        try:
+            expected: dict[str, int] = dict(json.loads(stream.read()))
+        except (ValueError, TypeError):
+            return f"{COMPLETE} is damaged"
+    for name, size in expected.items():
+        if sizes.get(name) != size:
+            return f"{name} has {sizes.get(name, 0):,} bytes instead of {size:,}"
+    return ""
