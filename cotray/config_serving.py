@@ -35,7 +35,7 @@ class ServingConfig(Config):
     port: int = Field(default=8000, ge=0, le=65535)
     api_keys: str = ""
     """A file with one API key per line. Empty: the environment's COTRAY_API_KEYS, separated by commas.
-    `open`: no keys, and then on loopback alone."""
+    `open`: no keys, and then clients of the same machine alone are answered."""
     students: tuple[StudentVersion, ...] = ()
     """Versions served side by side; empty: the one in run_dir, under the name `student`."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
@@ -51,15 +51,19 @@ class ServingConfig(Config):
     alarm_below: float | None = None
     """/healthz/faithfulness turns red where a version's LAS is below this."""
     max_body_bytes: int = Field(default=1 << 20, ge=1 << 10)
+    body_timeout_s: float = Field(default=10, gt=0)
+    """How long the body of a request may take to arrive."""
     max_choices: int = Field(default=100, ge=2)
     max_chars: int = Field(default=8000, ge=1)
-    """Of a question with its choices and its rationale."""
+    """Of a question with its choices and its rationale, and of the chat message that holds them."""
     max_rows: int = Field(default=2000, ge=1)
     """Of one /v1/las request."""
     max_queued: int = Field(default=64, ge=1)
-    """Requests waiting for a model; more are answered 503 with Retry-After."""
+    """Requests at the models, of one ingress replica; more are answered 503 with Retry-After. Rows of
+    /v1/las are a quarter of them at most, and every key has an equal share that others cannot take."""
     requests_per_minute: int = Field(default=0, ge=0)
-    """Of one key, at one ingress replica; 0 = no limit. More are answered 429 with Retry-After."""
+    """Of one key, at one ingress replica, each row of /v1/las as one; 0 = no limit. More are answered 429
+    with Retry-After."""
     timeout_s: float = Field(default=60, gt=0)
     logged_text: Literal["none", "all"] = "none"
     """`all`: a log line per answer, with question, rationale and answer."""

@@ -1,9 +1,9 @@
 """python -m jobs.bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
-overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs) or `serve` (what HTTP
-and Ray Serve add, and overload). FILE gets one flat JSON object; `-` prints it as the last line of standard
-output.
+overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
+and Ray Serve add, and overload) or `attack` (how long one client can silence the service). FILE gets one
+flat JSON object; `-` prints it as the last line of standard output.
 """
 
 from __future__ import annotations
@@ -16,42 +16,7 @@ from typing import Any
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.bench", description="Measure cotray on this machine."
-    )
-    parser.add_argument(
-        "name",
-        choices=["teacher", "parity", "generate", "plan", "serve", "assess"],
-        metavar="NAME",
-        help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
-        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
-        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; assess: "
-        "QUALS beside QAGS",
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
-    )
-    parser.add_argument("--model", default="embedded:smollm2-135m-instruct", help="of the teacher or student")
-    parser.add_argument("--data", default="sample", metavar="PATH", help="questions, as data.path takes them")
-    parser.add_argument(
-        "--questions", type=int, default=64, help="how many of them (default 64; not of serve)"
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions (default 3)")
-    parser.add_argument("--max-pairs", type=int, default=32, help="pairs decoded at once (default 32)")
-    parser.add_argument(
-        "--engines",
-        choices=["transformers", "transformers,vllm"],
-        default="transformers",
-        help="transformers: beside the one-pair loop and greedy; transformers,vllm: beside each other",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
-        help="of transformers,vllm; in bfloat16 tokens may differ (default float32)",
-    )
-    arguments = parser.parse_args()
-
+    arguments = _parser().parse_args()
     if arguments.name == "generate":
         from jobs.bench_generate import bench_generate
 
@@ -62,6 +27,12 @@ def main() -> int:
         from jobs.bench_plan import bench_plan
 
         _write(bench_plan(), arguments.json)
+        return 0
+
+    if arguments.name == "attack":
+        from jobs.bench_attack import bench_attack
+
+        _write(bench_attack(seconds=arguments.seconds), arguments.json)
         return 0
 
     from jobs.bench_teacher import bench_teacher, teacher_requests
@@ -95,6 +66,45 @@ def main() -> int:
     _write(figures, arguments.json)
     is_exact = arguments.dtype == "float32"
     return 0 if figures["tokens_equal"] or not is_exact else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.bench", description="Measure cotray on this machine."
+    )
+    parser.add_argument(
+        "name",
+        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess"],
+        metavar="NAME",
+        help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
+        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
+        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
+        "how long a route is silent under three attacks; assess: QUALS beside QAGS",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
+    )
+    parser.add_argument("--model", default="embedded:smollm2-135m-instruct", help="of the teacher or student")
+    parser.add_argument("--data", default="sample", metavar="PATH", help="questions, as data.path takes them")
+    parser.add_argument(
+        "--questions", type=int, default=64, help="how many of them (default 64; not of serve)"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="of each attack (default 60)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions (default 3)")
+    parser.add_argument("--max-pairs", type=int, default=32, help="pairs decoded at once (default 32)")
+    parser.add_argument(
+        "--engines",
+        choices=["transformers", "transformers,vllm"],
+        default="transformers",
+        help="transformers: beside the one-pair loop and greedy; transformers,vllm: beside each other",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of transformers,vllm; in bfloat16 tokens may differ (default float32)",
+    )
+    return parser
 
 
 def _write(figures: dict[str, Any], target: str | None) -> None:

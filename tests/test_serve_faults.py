@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from cotray.config import RunConfig
+from cotray.errors import ConfigError
 from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair
 from cotray.scoring.predict import Student
@@ -157,6 +158,47 @@ def test_a_new_student_takes_over_under_load_without_a_failed_request(
     wait_for(lambda: http.post("/v1/answer", json=BODY).json()["rationale"] == expected.rationale)
 
 
+def test_serve_that_listens_elsewhere_is_no_place_for_the_application(
+    config: RunConfig, http: httpx.Client
+) -> None:
+    """Else `api_keys: open` on loopback would be answered on all interfaces."""
+    from cotray.stages.serve import deploy
+
+    serving = config.serving.model_copy(update={"host": "localhost", "port": config.serving.port + 1})
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(ConfigError, match="Serve runs on this cluster"),
+    ):
+        patch.setenv("COTRAY_API_KEYS", KEY)
+        deploy(config.model_copy(update={"serving": serving}))
+    assert ask(http) == 200
+
+
+def test_connections_without_a_key_hold_no_place(url: str, http: httpx.Client) -> None:
+    """More of them than the ingress takes requests."""
+    port = int(url.rpartition(":")[2])
+    head = (
+        "POST /v1/answer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    )
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(11 * MAX_QUEUED)]
+    try:
+        for client in clients:
+            client.sendall(head.encode())
+        assert http.get("/healthz", timeout=5).status_code == 200
+        assert ask(http) == 200
+        for client in clients:
+            client.settimeout(20)
+            assert client.recv(12) == b"HTTP/1.1 401"
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_an_id_of_other_characters_than_ours_is_replaced(http: httpx.Client) -> None:
+    response = http.post("/v1/answer", json=BODY, headers=[(b"x-request-id", "é".encode())])
+    assert response.status_code == 200 and len(response.json()["id"]) == 32
+
+
 def test_windows_survive_a_killed_monitor(http: httpx.Client, new_folder: str) -> None:
     seen = live(http)["seen"]
     assert [ask(http) for _ in range(3)] == [200] * 3
@@ -185,3 +227,19 @@ def test_answers_do_not_need_the_simulator_and_live_las_says_that_it_is_stale(
         503,
         504,
     )
+
+
+def test_the_application_ends_without_that_of_others(config: RunConfig, url: str, http: httpx.Client) -> None:
+    from ray import serve
+
+    from cotray.stages.serve import shutdown
+
+    @serve.deployment
+    class Other:
+        def __call__(self) -> str:
+            return "here"
+
+    serve.run(Other.bind(), name="other", route_prefix="/other")
+    shutdown(stop_serve=True)
+    assert http.get("/healthz").status_code == 404
+    assert httpx.get(f"{url}/other").text == "here"

@@ -1,13 +1,18 @@
-"""Who may ask, and how often: bearer tokens and a rate per key."""
+"""Who may ask, and how often: bearer tokens, a rate per key, and loopback alone where there are no keys."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 
 from cotray.config import ServingConfig
 from cotray.errors import ConfigError
@@ -26,7 +31,8 @@ def load_keys(config: ServingConfig) -> tuple[str, ...]:
             raise ConfigError(f"serving.api_keys={config.api_keys}: cannot be read ({error})") from None
     else:
         lines = os.environ.get(VARIABLE, "").split(",")
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    stripped = (line.strip() for line in lines)
+    keys = tuple(line for line in stripped if line and not line.startswith("#"))
     if not keys:
         raise ConfigError(
             f"no API key: set {VARIABLE} or serving.api_keys to a file with one key per line, or "
@@ -60,14 +66,47 @@ class Access:
         """0 and one request less, or seconds until there is one left."""
         if not self.per_minute:
             return 0.0
+        left = self._left(key)
+        if left < 1:
+            return (1 - left) * 60 / self.per_minute
+        self.budgets[key] = (left - 1, self.clock())
+        return 0.0
+
+    def charge(self, key: bytes, num_requests: int) -> None:
+        """So many requests less; below zero the key waits until time has paid for them."""
+        if self.per_minute:
+            self.budgets[key] = (self._left(key) - num_requests, self.clock())
+
+    def _left(self, key: bytes) -> float:
         now = self.clock()
         left, since = self.budgets.get(key, (float(self.per_minute), now))
-        left = min(self.per_minute, left + (now - since) * self.per_minute / 60)
-        if left < 1:
-            self.budgets[key] = (left, now)
-            return (1 - left) * 60 / self.per_minute
-        self.budgets[key] = (left - 1, now)
-        return 0.0
+        return min(self.per_minute, left + (now - since) * self.per_minute / 60)
+
+
+def is_local(request: HTTPConnection) -> bool:
+    """Whether the client is on this machine, and knows the service by a name of this machine.
+
+    A web page of another host may have its name resolved to 127.0.0.1, and then a browser here asks for
+    it; and what a proxy here passes on comes from anywhere.
+    """
+    headers = request.headers
+    if "forwarded" in headers or "x-forwarded-for" in headers:
+        return False
+    return _is_loopback(request.client.host if request.client else "") and _is_loopback(_host(headers))
+
+
+def _host(headers: Headers) -> str:
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _digest(key: str) -> bytes:

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cotray.records import QAPair, Reply, Task
 from cotray.serving.schema import Choices, Question
 
-_CHOICE = re.compile(r"^\s*\(?([A-Za-z])[).]\s+(.+?)\s*$")
+# Of a line without space around it. No two neighbours here match the same character, so that a line which is
+# no choice is told in linear time.
+_CHOICE = re.compile(r"\(?([A-Za-z])[).]\s+(\S.*)")
 
 
 class Extra(BaseModel):
@@ -52,29 +54,27 @@ class _Completion(BaseModel):
 class ChatRequest(_Completion):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
 
-    def question(self) -> Question:
-        """Raises ValueError where no user message holds a question."""
+    def text(self) -> str:
+        """The question as it was written; raises ValueError where no message is of the user."""
         asked = [message for message in self.messages if message.role == "user"]
         if not asked:
             raise ValueError("no message has the role user")
         content = asked[-1].content
-        text = content if isinstance(content, str) else "\n".join(part.text for part in content or [])
-        return question_of(text, self.cotray)
+        return content if isinstance(content, str) else "\n".join(part.text for part in content or [])
 
 
 class CompletionRequest(_Completion):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
 
-    def question(self) -> Question:
-        prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return question_of(prompt, self.cotray)
+    def text(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
 
 def question_of(text: str, extra: Extra) -> Question:
     """The question and its choices; raises ValueError where they make no question."""
     lines, choices = [], []
     for line in text.splitlines():
-        found = None if extra.choices or extra.task else _CHOICE.match(line)
+        found = None if extra.choices or extra.task else _CHOICE.fullmatch(line.strip())
         if found and found[1].upper() == chr(65 + len(choices)):
             choices.append(found[2])
         else:

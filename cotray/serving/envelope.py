@@ -1,12 +1,15 @@
-"""Around every request: an id, the limit of its size, a line in the access log, and OpenAI's error shape."""
+"""Around every request: an id, limits on its size, a line in the access log, and OpenAI's error shape."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
+import re
 import time
+import traceback
 import uuid
 from typing import Any
 
@@ -17,6 +20,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
 log = logging.getLogger("cotray.access")
+MAX_HEADER_BYTES = 32 << 10
+"""Of all headers with the path."""
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Refused(HTTPException):
@@ -42,6 +48,13 @@ def error_response(problem: Refused) -> JSONResponse:
     return JSONResponse(error_body(problem), problem.status, headers)
 
 
+def unforeseen(id: str, problem: Exception) -> Refused:
+    """What the client is told of it; the log has the places in the code, and no text of the client."""
+    where = traceback.format_tb(problem.__traceback__)
+    log.error(json.dumps({"id": id, "error": type(problem).__name__, "traceback": where}))
+    return Refused(500, "internal error; the log has it under the request id", code="internal")
+
+
 def add_errors(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(_: Request, problem: Refused) -> JSONResponse:
@@ -62,18 +75,15 @@ def add_errors(app: FastAPI) -> None:
         return response
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, problem: Exception) -> JSONResponse:
-        log.error(json.dumps({"id": getattr(request.state, "id", ""), "error": type(problem).__name__}))
-        return error_response(
-            Refused(500, "internal error; the log has it under the request id", code="internal")
-        )
+    async def internal(request: Request, problem: Exception) -> JSONResponse:
+        return error_response(unforeseen(request.state.id, problem))
 
 
 class Envelope:
-    """Around every request: an id, limits on its body, and a line in the access log."""
+    """Around every request: an id, limits on its head and body, and a line in the access log."""
 
-    def __init__(self, app: Any, max_body_bytes: int, timeout_s: float) -> None:
-        self.app, self.max_body_bytes, self.timeout_s = app, max_body_bytes, timeout_s
+    def __init__(self, app: Any, max_body_bytes: int, body_timeout_s: float) -> None:
+        self.app, self.max_body_bytes, self.body_timeout_s = app, max_body_bytes, body_timeout_s
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -81,49 +91,66 @@ class Envelope:
             return
         began, status = time.perf_counter(), 0
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")[:128]  # the client's own, or Serve's, which also answers it
-        id = given or uuid.uuid4().hex
-        scope.setdefault("state", {})["id"] = id
+        given = headers.get("x-request-id", "")  # the client's own, or Serve's, which also answers it
+        id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        body = _Body(receive, headers, self.max_body_bytes, self.body_timeout_s)
 
         async def tagged(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not given:
-                    MutableHeaders(scope=message)["x-request-id"] = id
+                answered = MutableHeaders(scope=message)
+                if id != given:
+                    answered["x-request-id"] = id
+                if not body.is_whole:  # nobody waits for the rest
+                    answered["connection"] = "close"
             await send(message)
 
-        try:
-            declared = headers.get("content-length", "0")
-            if declared.isdigit() and int(declared) > self.max_body_bytes:
-                await error_response(self._too_large())(scope, receive, tagged)
-            else:
-                await self.app(scope, self._limited(receive), tagged)
-        finally:
-            line = {"id": id, "method": scope["method"], "path": scope["path"], "status": status}
-            log.info(json.dumps(line | {"ms": round(1000 * (time.perf_counter() - began), 1)}))
-
-    def _limited(self, receive: Any) -> Any:
-        """`receive`, but the body comes within the limits of size and time."""
-        num_bytes, is_whole = 0, False
-        deadline = time.monotonic() + self.timeout_s
-
-        async def limited() -> Any:
-            nonlocal num_bytes, is_whole
-            if is_whole:  # what comes now is a disconnect, whenever
-                return await receive()
+        with contextlib.ExitStack() as held:
+            scope.setdefault("state", {}).update(id=id, held=held)
             try:
-                message = await asyncio.wait_for(receive(), max(0, deadline - time.monotonic()))
-            except TimeoutError:
-                late = f"the body was not here within {self.timeout_s:g} s"
-                raise Refused(408, late, code="timeout") from None
-            num_bytes += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if num_bytes > self.max_body_bytes:
-                raise self._too_large()
-            return message
+                if problem := self._problem(scope, headers):
+                    await error_response(problem)(scope, receive, tagged)
+                else:
+                    await self.app(scope, body.receive, tagged)
+            finally:
+                line = {"id": id, "method": scope["method"], "path": scope["path"][:256], "status": status}
+                log.info(json.dumps(line | {"ms": round(1000 * (time.perf_counter() - began), 1)}))
 
-        return limited
+    def _problem(self, scope: Any, headers: Headers) -> Refused | None:
+        """What the head alone is refused for."""
+        num_bytes = len(scope["path"]) + len(scope.get("query_string", b""))
+        num_bytes += sum(len(name) + len(value) for name, value in headers.raw)
+        if num_bytes > MAX_HEADER_BYTES:
+            return Refused(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes", code="too_large")
+        declared = headers.get("content-length", "0")
+        # Digits that no int() is tried on are far above the limit.
+        is_large = len(declared) > 19 or (declared.isdecimal() and int(declared) > self.max_body_bytes)
+        return _too_large(self.max_body_bytes) if is_large else None
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"the body is larger than {self.max_body_bytes} bytes", code="too_large")
+
+class _Body:
+    """The body of a request, which comes within the limits of size and time."""
+
+    def __init__(self, receive: Any, headers: Headers, max_bytes: int, timeout_s: float) -> None:
+        self._receive, self.max_bytes, self.timeout_s = receive, max_bytes, timeout_s
+        self.deadline, self.num_bytes = time.monotonic() + timeout_s, 0
+        self.is_whole = "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
+
+    async def receive(self) -> Any:
+        if self.is_whole:  # what comes now is an empty body or a disconnect, whenever
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0, self.deadline - time.monotonic()))
+        except TimeoutError:
+            late = f"the body was not here within {self.timeout_s:g} s"
+            raise Refused(408, late, code="timeout") from None
+        self.num_bytes += len(message.get("body", b""))
+        if self.num_bytes > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        self.is_whole = not message.get("more_body", False)
+        return message
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return Refused(413, f"the body is larger than {max_bytes} bytes", code="too_large")

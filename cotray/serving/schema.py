@@ -117,7 +117,7 @@ class LasRequest(Strict):
     rows: Annotated[list[LasRow], Field(min_length=1)]
     model: str | None = None
     num_resamples: Annotated[int, Field(ge=100, le=100_000)] = 10_000
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
 
 
 class LasLine(BaseModel):

@@ -7,7 +7,8 @@ import contextlib
 import json
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -15,12 +16,20 @@ from fastapi import Request
 from cotray.config import ServingConfig
 from cotray.errors import TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
-from cotray.serving.access import Access
+from cotray.serving.access import Access, is_local
 from cotray.serving.envelope import Refused
+from cotray.serving.places import Places
 from cotray.serving.schema import student_row
 
 T = TypeVar("T")
 log = logging.getLogger("cotray.answers")
+
+UNDER_WAY = 8
+"""Times `max_queued`: requests with a key that are under way, from head to the end of the response."""
+MAX_BATCHES = 8
+"""Requests for LAS of many rows that are under way."""
+ROWS_AT_ONCE = 16
+"""Of one key."""
 
 
 class Unavailable(Exception):
@@ -47,7 +56,9 @@ class Backend(Protocol):
         """A live answer, for online LAS; returns at once."""
         ...
 
-    async def live(self) -> dict[str, Any]: ...
+    async def live(self) -> dict[str, Any]:
+        """Online LAS of every version, a new dictionary each time."""
+        ...
 
     async def ready(self) -> dict[str, dict[str, bool]]:
         """Of every version whether its `student` and its `simulator` are loaded."""
@@ -60,19 +71,28 @@ class Service:
     def __init__(self, backend: Backend, config: ServingConfig, keys: Sequence[str]) -> None:
         self.backend, self.config = backend, config
         self.access = Access(tuple(keys), per_minute=config.requests_per_minute)
-        self.num_waiting = 0
+        self.places = Places(config.max_queued, num_keys=len(keys))
+        self.under_way = Places(UNDER_WAY * config.max_queued, num_keys=len(keys))
+        self.batches = Places(MAX_BATCHES, num_keys=len(keys))
+        self.row_places = asyncio.Semaphore(max(1, config.max_queued // 4))
+        self.rows_of_key = defaultdict[bytes, asyncio.Semaphore](lambda: asyncio.Semaphore(ROWS_AT_ONCE))
         self.num_answered = dict.fromkeys(backend.shares, 0)
         """Live answers by version, since this process began."""
 
-    async def admit(self, request: Request) -> None:
-        """For every route below /v1."""
+    def admit(self, request: Request) -> None:
+        """For every route below /v1, before its body is read; `request.state.key` is whose it is."""
         key = self.access.key_of(request.headers.get("authorization", ""))
         if key is None:
             raise Refused(401, "wrong or missing API key", code="invalid_api_key")
+        if not self.access.digests and not is_local(request):
+            local = "without API keys only direct clients at localhost are answered; set serving.api_keys"
+            raise Refused(403, local, code="local_clients_only")
         if wait_s := self.access.wait_s(key):
             raise Refused(
                 429, "too many requests of this key", code="rate_limit_exceeded", retry_after_s=wait_s
             )
+        request.state.held.enter_context(self.under_way.place(key))
+        request.state.key = key
 
     def version(self, name: str | None) -> str:
         """The named version; without a name, one drawn by the versions' shares."""
@@ -87,35 +107,46 @@ class Service:
         most = self.config.max_choices
         if len(pair.choices) > most:
             raise Refused(400, f"more than {most} choices", code="too_many_choices")
-        num_chars = len(pair.question) + sum(map(len, pair.choices)) + len(rationale or "")
+        self.check_length(len(pair.question) + sum(map(len, pair.choices)) + len(rationale or ""))
+        return pair
+
+    def check_length(self, num_chars: int) -> None:
         if num_chars > self.config.max_chars:
             limit = f"{self.config.max_chars} characters"
             raise Refused(400, f"question, choices and rationale have more than {limit}", code="too_long")
-        return pair
 
-    async def call(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def call(self, key: bytes, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """`work(*arguments)` within the limits of queue and time."""
-        async with self._place():
+        async with self._place(key):
             return await work(*arguments)
 
-    async def call_patiently(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    @contextlib.asynccontextmanager
+    async def row_place(self, key: bytes) -> AsyncIterator[None]:
+        """A turn for a row of many. Of each key only so many wait for one, so that keys take turns."""
+        async with self.rows_of_key[key], self.row_places:
+            yield
+
+    async def call_patiently(self, key: bytes, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """As `call`, but waits where there is no place, up to the timeout."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self.config.timeout_s
         while True:
             try:
-                return await self.call(work, *arguments)
+                return await self.call(key, work, *arguments)
             except Refused as problem:
                 if problem.retry_after_s is None or loop.time() > give_up:
                     raise
                 await asyncio.sleep(problem.retry_after_s)
 
-    async def stream(self, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:
-        """The pieces, taken from the model as they come: a client that reads slowly keeps no place."""
+    async def stream(self, key: bytes, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:
+        """The pieces, taken from the model as they come: a client that reads slowly keeps no place.
+
+        What waits for it is one reply, which `scoring.max_new_tokens` bounds.
+        """
         ready = asyncio.Queue[str | Reply | None]()
 
         async def take() -> None:
-            async with self._place():
+            async with self._place(key):
                 async for piece in pieces:
                     ready.put_nowait(piece)
 
@@ -139,26 +170,30 @@ class Service:
 
     async def live(self) -> dict[str, Any]:
         """Online LAS of every version, and how many answers it gave."""
-        live = await self.backend.live()
+        with refusing():
+            live = await self.backend.live()
         for name, version in live["versions"].items():
             version["answered"] = self.num_answered[name]
         return live
 
     @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """A place among the waiting for as long as the timeout; every problem as the client sees it."""
-        if self.num_waiting >= self.config.max_queued:
-            raise Refused(503, "all models are busy; try again", code="overloaded", retry_after_s=1)
-        self.num_waiting += 1
-        try:
-            async with asyncio.timeout(self.config.timeout_s):
-                yield
-        except Unavailable as problem:
-            raise Refused(503, str(problem), code="overloaded", retry_after_s=1) from None
-        except TooLong as problem:
-            raise Refused(400, str(problem), code="too_long") from None
-        except TimeoutError:
-            limit = f"not done within {self.config.timeout_s:g} s"
-            raise Refused(504, limit, code="timeout") from None
-        finally:
-            self.num_waiting -= 1
+    async def _place(self, key: bytes) -> AsyncIterator[None]:
+        """A place at the models for as long as the timeout; every problem as the client sees it."""
+        with self.places.place(key), refusing():
+            try:
+                async with asyncio.timeout(self.config.timeout_s):
+                    yield
+            except TimeoutError:
+                limit = f"not done within {self.config.timeout_s:g} s"
+                raise Refused(504, limit, code="timeout") from None
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """The backend's problems as the client sees them."""
+    try:
+        yield
+    except Unavailable as problem:
+        raise Refused(503, str(problem), code="overloaded", retry_after_s=1) from None
+    except TooLong as problem:
+        raise Refused(400, str(problem), code="too_long") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -76,7 +77,7 @@ def score_verb(config: RunConfig, overwrite: bool) -> str:
 
 def serve_verb(config: RunConfig, overwrite: bool) -> str:
     """Serve until interrupted or terminated; requests under way are finished then."""
-    from cotray.stages.serve import deploy, shutdown
+    from cotray.stages.serve import deployed
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -85,14 +86,11 @@ def serve_verb(config: RunConfig, overwrite: bool) -> str:
     with cluster(config.ray, config.storage):
         before = signal.signal(signal.SIGTERM, stop)
         try:
-            deploy(config)
-            print(f"serving on http://{serving.host}:{serving.port}/v1; Ctrl-C ends it", flush=True)
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            pass
+            with contextlib.suppress(KeyboardInterrupt), deployed(config):
+                print(f"serving on http://{serving.host}:{serving.port}/v1; Ctrl-C ends it", flush=True)
+                threading.Event().wait()
         finally:
             signal.signal(signal.SIGTERM, before)
-            shutdown()
     return "stopped"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -18,21 +19,26 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.serve.config import BackpressureConfig
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from cotray.config import RunConfig, load_config, parse_config
-from cotray.config_serving import DeploymentConfig, StudentVersion
+from cotray.config_serving import DeploymentConfig, ServingConfig, StudentVersion
 from cotray.data.store import RunFolder
 from cotray.errors import ConfigError, DataError, EngineDied, TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import load_keys
 from cotray.serving.app import create_app
-from cotray.serving.service import Unavailable
+from cotray.serving.recent import Recent
+from cotray.serving.service import UNDER_WAY, Unavailable
 from cotray.stages.deployments import LasMonitor, SimulatorReplica
 from cotray.stages.students import StudentReplica
 
+NAME = "cotray"
+"""Of the application among those on the same Serve."""
 GRACE_S = 60
 """A replica that is to go finishes what it has, for so long."""
 SURGE = 100
@@ -57,13 +63,16 @@ def build_app(arguments: dict[str, Any]) -> serve.Application:
         )
         for name, folder in folders.items()
     }
-    monitor = serve.deployment(LasMonitor, name="las-monitor", max_ongoing_requests=100).bind(
-        config, {name: folder.root for name, folder in folders.items()}, simulators
-    )
+    monitor = serve.deployment(
+        LasMonitor, name="las-monitor", max_ongoing_requests=100, max_queued_requests=100
+    ).bind(config, {name: folder.root for name, folder in folders.items()}, simulators)
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="ingress",
-        max_ongoing_requests=10 * serving.max_queued,
+        # Beside the requests with a key there is room for those that need none, and are short.
+        max_ongoing_requests=(UNDER_WAY + 2) * serving.max_queued,
+        max_queued_requests=(UNDER_WAY + 2) * serving.max_queued,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
         graceful_shutdown_timeout_s=GRACE_S,
         max_surge_percent=SURGE,
     )
@@ -138,6 +147,8 @@ class RayBackend:
     ) -> None:
         self.shares, self.students, self.simulators, self.monitor = shares, students, simulators, monitor
         self.max_observed, self.observing = max_observed, set[asyncio.Task]()
+        # Anybody may ask for these, and as often as they like.
+        self._live, self._ready = Recent(self._ask_live), Recent(self._ask_ready)
 
     async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
         with _problems():
@@ -164,9 +175,16 @@ class RayBackend:
             await self.monitor.observe.remote(model, row)
 
     async def live(self) -> dict[str, Any]:
-        return await self.monitor.live.remote()
+        return copy.deepcopy(await self._live.get())
+
+    async def _ask_live(self) -> dict[str, Any]:
+        with _problems():
+            return await self.monitor.live.remote()
 
     async def ready(self) -> dict[str, dict[str, bool]]:
+        return await self._ready.get()
+
+    async def _ask_ready(self) -> dict[str, dict[str, bool]]:
         """Whether a replica runs; also in the middle of an update."""
         status = await asyncio.to_thread(serve.status)
         deployments = status.applications[serve.get_replica_context().app_name].deployments
@@ -222,14 +240,59 @@ def _show_access_log() -> None:
     logger.setLevel(logging.INFO)
 
 
+@contextlib.contextmanager
+def deployed(config: RunConfig) -> Iterator[None]:
+    """The application is up inside, on the cluster we are connected to; nobody else's ends with it."""
+    application = _application(config)
+    is_started = _start_serve(config.serving)
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+        yield
+    finally:
+        shutdown(stop_serve=is_started)
+
+
 def deploy(config: RunConfig) -> None:
-    """Start Serve on the cluster we are connected to, and return when every model is loaded."""
-    serving = config.serving
+    """Bring the application up, or in place of the one before, and return when every model is loaded."""
+    application = _application(config)
+    _start_serve(config.serving)
+    serve.run(application, name=NAME, route_prefix="/")
+
+
+def _application(config: RunConfig) -> serve.Application:
+    return build_app(config.model_dump(mode="json"))
+
+
+def _start_serve(serving: ServingConfig) -> bool:
+    """False where it ran already."""
     # No timeout of the proxy's: it would answer in a shape of its own.
-    serve.start(http_options={"host": serving.host, "port": serving.port, "request_timeout_s": None})
-    serve.run(build_app(config.model_dump(mode="json")), name="cotray", route_prefix="/")
+    options = {"host": serving.host, "port": serving.port, "request_timeout_s": None}
+    running = _get_global_client(raise_if_no_controller_running=False)
+    if running is None:
+        serve.start(http_options=options)
+    else:
+        _check_listening(running.http_config.model_dump(), options)
+    return running is None
 
 
-def shutdown() -> None:
-    """Take the application away; its replicas first finish what they have."""
-    serve.shutdown()
+def _check_listening(real: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Serve listens once for all applications of a cluster, and keeps the options it was started with."""
+    different = [
+        f"{name} {real[name]} and not {value}" for name, value in wanted.items() if real[name] != value
+    ]
+    if different:
+        raise ConfigError(
+            f"Serve runs on this cluster already, with {', '.join(different)}; set serving.host and "
+            "serving.port to what it has, or end it first with `serve shutdown`"
+        )
+
+
+def shutdown(*, stop_serve: bool = False) -> None:
+    """Take the application away; its replicas first finish what they have.
+
+    `stop_serve`: and Serve with it, unless somebody else has an application there.
+    """
+    with contextlib.suppress(TimeoutError):  # Serve goes on with it
+        serve.delete(NAME)
+    if stop_serve and not serve.status().applications:
+        serve.shutdown()
