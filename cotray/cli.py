@@ -48,11 +48,20 @@ def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None
     parser.add_argument(
         "-c", "--config", required=True, metavar="CONFIG", help="a YAML file; see jobs/configs/"
     )
-    parser.add_argument("--overwrite", action="store_true", help="make again what another configuration made")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete and make again what changed, and what follows from it",
+    )
+    parser.add_argument(
+        "--wait", action="store_true", help="until another process has ended that does the same here"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.limit=48")
     arguments = parser.parse_intermixed_args(argv)
     return reported(
-        lambda: _call(verb)(configured(arguments.config, arguments.overrides), arguments.overwrite)
+        lambda: _call(verb)(
+            configured(arguments.config, arguments.overrides), arguments.overwrite, arguments.wait
+        )
     )
 
 
@@ -81,11 +90,11 @@ def reported(work: Callable[[], str]) -> int:
     return 0
 
 
-def _call(verb: str) -> Callable[[RunConfig, bool], str]:
+def _call(verb: str) -> Callable[[RunConfig, bool, bool], str]:
     if verb == "report":
         from cotray.report.report import report
 
-        return lambda config, _: report(config)
+        return lambda config, *_: report(config)
     from cotray.stages import run
 
     return {

@@ -61,6 +61,13 @@ class PoolConfig(Pool):
     stall_timeout_s: float = Field(default=1800, gt=0)
     """The stage ends with exit code 1 if for so long no row finished and no replica or node came."""
 
+    def resolved_dtype(self, dtype: Dtype) -> Dtype:
+        """What `auto` is on these replicas: told by the configuration and not by the node at hand, so that
+        a run that goes on elsewhere does not mix rows of two precisions."""
+        if dtype != "auto":
+            return dtype
+        return "bfloat16" if any(pool.num_gpus for pool in self.all_pools) else "float32"
+
     @property
     def all_pools(self) -> tuple[Pool, ...]:
         return self.pools or (self,)

@@ -8,10 +8,12 @@ torch and transformers are imported inside the functions.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,33 @@ def model_path(name: str, *, cache: Path | None = None) -> str:
     if name.startswith((".", "/", "~")) and not (Path(name).expanduser() / "config.json").is_file():
         raise ConfigError(f"model '{name}': no such folder with a config.json")
     return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def weights_identity(name: str) -> str:
+    """Changes with the files of a model in a folder (by content) or on s3:// (by name, size and time).
+
+    "" for other names, which with their revision say what they are.
+    """
+    if name.startswith("s3://"):
+        return _version_on_s3(name).lstrip("-")
+    folder = Path(name).expanduser()
+    if name in EMBEDDED or name.startswith(("random:", "embedded:")) or not folder.is_dir():
+        return ""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+    parts = [f"{path.name} {_sha256_of(str(path), *_stamp(path))}" for path in files]
+    return f"{digest(0, *parts):016x}"
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: str, size: int, mtime_ns: int) -> str:
+    """Read once by each process, unless its size or time changed."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tokenizer(name: str, *, revision: str = "main") -> PreTrainedTokenizerBase:

@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-c", "--config", required=True, metavar="SWEEP", help="a YAML file; see jobs/sweeps/"
     )
-    parser.add_argument("--overwrite", action="store_true", help="make every run again")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="delete and make again what changed of every run, and what follows from it",
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as data.limit=48"
     )

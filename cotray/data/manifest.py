@@ -116,10 +116,12 @@ def fingerprint(*parts: Any) -> str:
 def changes(old: Manifest | Started, settings: dict[str, Any], input: str | None) -> list[str]:
     """What differs from these settings and this input, "key: old -> new" each; `input` None is not compared.
 
-    What an earlier version of cotray did not record is taken to be the same.
+    What an earlier version of cotray did not record, or as `auto`, is taken to be the same.
     """
     flat_old, flat_new = _flatten(old.settings), _flatten(plain(settings))
-    keys = flat_old.keys() if old.format < 2 else flat_old.keys() | flat_new.keys()
+    keys = flat_old.keys() | flat_new.keys()
+    if old.format < 2:
+        keys = {key for key, value in flat_old.items() if value != "auto"}
     found = [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in sorted(keys)

@@ -22,12 +22,13 @@ class Student:
         model: str,
         *,
         revision: str = "main",
+        dtype: str = "auto",
         config: ScoringConfig,
         prompt: StudentPrompt,
         seed: int,
         method: str,
     ) -> None:
-        self.model, self.tokenizer = load_for_inference(model, revision=revision)
+        self.model, self.tokenizer = load_for_inference(model, revision=revision, dtype=dtype)
         self.config, self.prompt, self.seed, self.method = config, prompt, seed, method
 
     def answer(self, rationales: Sequence[Rationale]) -> list[StudentAnswer]:

@@ -16,8 +16,8 @@ ARMS: tuple[Arm, ...] = ("x", "e", "xe")
 class Simulator:
     """`model` is the trained simulator's folder, or any language model for mode `prompted`."""
 
-    def __init__(self, model: str, *, mode: str, revision: str = "main") -> None:
-        self.model, self.tokenizer = load_for_inference(model, revision=revision)
+    def __init__(self, model: str, *, mode: str, revision: str = "main", dtype: str = "auto") -> None:
+        self.model, self.tokenizer = load_for_inference(model, revision=revision, dtype=dtype)
         self.render = simulator_source if mode == "trained" else prompted_source
 
     def simulate(self, answers: Sequence[StudentAnswer]) -> list[Simulation]:

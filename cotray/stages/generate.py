@@ -17,6 +17,7 @@ from cotray.data.manifest import FileEntry, Manifest, fingerprint
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.shards import Shards
 from cotray.data.store import DeadLetter, RunFolder
+from cotray.models import weights_identity
 from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
 from cotray.stages.pool import run_pool
@@ -86,7 +87,8 @@ def _generate(
 
 
 def _teach(config: RunConfig) -> Process:
-    return build_teacher(config.teacher, method=config.decoding_method, seed=config.seed).generate
+    teacher = config.teacher.model_copy(update={"dtype": config.teacher.resolved_dtype(config.teacher.dtype)})
+    return build_teacher(teacher, method=config.decoding_method, seed=config.seed).generate
 
 
 def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Rationale]:
@@ -109,6 +111,9 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     kinds = ["factual", "counterfactual"] if config.counterfactual_weight > 0 else ["factual"]
     if config.decoding_method == "human":
         return {"method": "human", "kinds": kinds}
+    teacher["dtype"] = config.teacher.resolved_dtype(config.teacher.dtype)
+    if identity := weights_identity(config.teacher.model):
+        teacher["weights"] = identity
     teacher["prompts"] = prompt_version(config.teacher.num_demonstrations)
     settings = {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
     return settings | {"seed": config.seed} if config.teacher.decoding.num_samples else settings

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cotray.config import RunConfig, dump_config
 from cotray.data.store import Manifest, RunFolder
+from cotray.errors import AtWork
 from cotray.stages.assess import assess
 from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
+from cotray.stages.outlook import outlook
 from cotray.stages.prepare import prepare
 from cotray.stages.score import score
 from cotray.stages.train import train
 
+WAIT_S = 2
+"""Between two looks at whether another process has ended."""
 
-def prepare_verb(config: RunConfig, overwrite: bool) -> str:
-    return _single(config, prepare, overwrite)
+
+def prepare_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
+    return _single(config, prepare, overwrite, wait)
 
 
-def generate_verb(config: RunConfig, overwrite: bool) -> str:
-    summary = _single(config, generate, overwrite)
+def generate_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
+    summary = _single(config, generate, overwrite, wait)
     manifest = RunFolder(config.run_dir).require("rationales", "generate")
     return f"{summary}\n{_generated(manifest)}"
 
@@ -47,25 +54,25 @@ def _generated(manifest: Manifest) -> str:
     return "\n".join([*lines, *(f"{'':<14}{count:,} x {cause}" for cause, count in worst)])
 
 
-def assess_verb(config: RunConfig, overwrite: bool) -> str:
+def assess_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     from cotray.report.table import quality_lines
 
-    summary = _single(config, assess, overwrite)
+    summary = _single(config, assess, overwrite, wait)
     return f"{summary}\n{quality_lines(RunFolder(config.run_dir).require('assessments', 'assess').metrics)}"
 
 
-def train_verb(config: RunConfig, overwrite: bool) -> str:
+def train_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     from cotray.report.table import conseq_lines
 
-    summary = _single(config, train, overwrite)
+    summary = _single(config, train, overwrite, wait)
     figures = RunFolder(config.run_dir).require("student", "train").metrics.get("conseq")
     return f"{summary}\n{conseq_lines(figures)}" if figures else summary
 
 
-def score_verb(config: RunConfig, overwrite: bool) -> str:
+def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     from cotray.report.table import interval, number
 
-    summary = _single(config, score, overwrite)
+    summary = _single(config, score, overwrite, wait)
     figures = RunFolder(config.run_dir).require("simulations", "score").metrics
     las = figures["las"]
     return (
@@ -75,7 +82,7 @@ def score_verb(config: RunConfig, overwrite: bool) -> str:
     )
 
 
-def serve_verb(config: RunConfig, overwrite: bool) -> str:
+def serve_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     """Serve until interrupted or terminated; requests under way are finished then."""
     from cotray.stages.serve import deployed
 
@@ -94,7 +101,7 @@ def serve_verb(config: RunConfig, overwrite: bool) -> str:
     return "stopped"
 
 
-def run_verb(config: RunConfig, overwrite: bool) -> str:
+def run_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     """Every method in a folder of its own; one that is done costs nothing, decoded once is never twice."""
     from cotray.report.report import report
 
@@ -104,27 +111,58 @@ def run_verb(config: RunConfig, overwrite: bool) -> str:
         for position, method in enumerate(config.methods, start=1):
             earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
             label = f"{position}/{len(config.methods)} {method}"
-            run_stages(config.for_method(method), overwrite=overwrite, reuse_from=earlier, label=label)
+            one = config.for_method(method)
+            if overwrite:
+                print(outlook(one, "run"), file=sys.stderr, flush=True)
+            run_stages(one, overwrite=overwrite, wait=wait, reuse_from=earlier, label=label)
     _write_config(config)
     return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
 
 
-def run_stages(config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str], label: str) -> None:
-    """One method from questions to figures, on the running cluster; `reuse_from` as of `generate`."""
+def run_stages(
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    wait: bool = False,
+    reuse_from: Sequence[str],
+    label: str,
+) -> None:
+    """One method from questions to figures, on the running cluster; `reuse_from` as of `generate`.
+
+    `wait`: where another process is at work on a verb in the same folder, until it has ended.
+    """
     _write_config(config, if_missing=True)
-    prepare(config, overwrite=overwrite, label=f"{label} prepare")
-    generate(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} generate")
+    reusing = {"reuse_from": reuse_from}
+    stages = [(prepare, {}), (generate, reusing), (train, {}), (score, reusing)]
     if config.assessing.measures:
-        assess(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} assess")
-    train(config, overwrite=overwrite, label=f"{label} train")
-    score(config, overwrite=overwrite, reuse_from=reuse_from, label=f"{label} score")
+        stages.insert(2, (assess, reusing))
+    for stage, options in stages:
+        name = f"{label} {stage.__name__}"
+        _when_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
     _write_config(config)
 
 
-def _single(config: RunConfig, stage, overwrite: bool) -> str:
+def _when_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
+    """The stage's manifest; raises AtWork if another process makes the stage and we are not to wait."""
+    is_told = False
+    while True:
+        try:
+            return work()
+        except AtWork as other:
+            if not wait:
+                raise
+            if not is_told:
+                print(f"waiting: {other}", file=sys.stderr, flush=True)
+            is_told = True
+            time.sleep(WAIT_S)
+
+
+def _single(config: RunConfig, stage: Callable[..., Manifest], overwrite: bool, wait: bool) -> str:
     _write_config(config, if_missing=True)
     with cluster(config.ray, config.storage):
-        manifest: Manifest = stage(config, overwrite=overwrite)
+        if overwrite:
+            print(outlook(config, stage.__name__), file=sys.stderr, flush=True)
+        manifest = _when_free(wait, partial(stage, config, overwrite=overwrite))
     _write_config(config)
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     return (

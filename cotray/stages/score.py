@@ -19,6 +19,7 @@ from cotray.data.manifest import FileEntry, Manifest, fingerprint
 from cotray.data.shards import Shards
 from cotray.data.store import RunFolder
 from cotray.errors import DataError
+from cotray.models import weights_identity
 from cotray.prompts.few_shot import FewShotPrompt
 from cotray.prompts.simulator import simulator_example
 from cotray.prompts.student import StudentPrompt, trained_prompt
@@ -55,6 +56,27 @@ def score(
         )
 
 
+def answer_settings(config: RunConfig) -> dict[str, Any]:
+    """What the student's answers depend on, beside the student."""
+    settings = config.scoring.model_dump(include={"max_new_tokens", "perturbed_fraction"})
+    return settings | {"dtype": config.scoring.resolved_dtype("auto")}
+
+
+def simulator_settings(config: RunConfig) -> dict[str, Any]:
+    """What the simulator's weights depend on, beside the answers it learns from."""
+    simulator = config.simulator
+    settings = simulator.model_dump(exclude={"training": PLACEMENT})
+    settings["seed"] = simulator.training.seed_or(config.seed)
+    if identity := weights_identity(simulator.model):
+        settings["weights"] = identity
+    return settings
+
+
+def simulation_settings(config: RunConfig) -> dict[str, Any]:
+    """What the figures depend on, beside answers and simulator."""
+    return {"num_resamples": config.scoring.num_resamples, "seed": config.seed}
+
+
 def _answer(
     config: RunConfig,
     folder: RunFolder,
@@ -65,7 +87,7 @@ def _answer(
     label: str,
 ) -> Manifest:
     student, rationales = current_student(config, folder), current_rationales(config, folder)
-    settings = config.scoring.model_dump(include={"max_new_tokens", "perturbed_fraction"})
+    settings = answer_settings(config)
     source = fingerprint(student.fingerprint, rationales.fingerprint)
     if folder.begin("answers", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("answers", "score")
@@ -86,9 +108,8 @@ def _answer(
 def _train_simulator(
     config: RunConfig, folder: RunFolder, fence: Fence, answers: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
-    simulator = config.simulator
+    simulator, settings = config.simulator, simulator_settings(config)
     seed = simulator.training.seed_or(config.seed)
-    settings = simulator.model_dump(exclude={"training": PLACEMENT}) | {"seed": seed}
     state = folder.begin("simulator", settings=settings, input=answers.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require("simulator", "score")
@@ -139,7 +160,7 @@ def _simulate(
     overwrite: bool,
     label: str,
 ) -> Manifest:
-    settings = {"num_resamples": config.scoring.num_resamples, "seed": config.seed}
+    settings = simulation_settings(config)
     source = fingerprint(answers.fingerprint, simulator.fingerprint)
     if folder.begin("simulations", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("simulations", "score")
@@ -202,6 +223,7 @@ def _load_student(config: RunConfig, model: str) -> Process:
         prompt=prompt,
         seed=config.seed,
         method=config.method,
+        dtype=config.scoring.resolved_dtype("auto"),
     )
     return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
@@ -212,7 +234,7 @@ def _load_simulator(config: RunConfig, trained: str) -> Process:
     mode = config.simulator.mode
     is_trained = mode == "trained"
     model, revision = (trained, "main") if is_trained else (config.simulator.model, config.simulator.revision)
-    simulator = Simulator(model, mode=mode, revision=revision)
+    simulator = Simulator(model, mode=mode, revision=revision, dtype=config.scoring.resolved_dtype("auto"))
     return partial(in_sorted_batches, simulator.simulate, config.scoring.batch_size, "question")
 
 

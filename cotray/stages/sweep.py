@@ -22,7 +22,7 @@ from cotray.stages.run import run_stages
 def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False) -> str:
     """Make what is missing, write sweep.json and sweep.html after every run, and return the table.
 
-    `overwrite` makes every run again; what an earlier one of this call made is still taken over.
+    `overwrite` makes again what changed of every run, and what follows from it.
     A run that fails, for what a user can change or because Ray lost it, does not stop the others. Raises
     StageError at the end if one did, naming them.
     """
@@ -36,7 +36,7 @@ def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False
     with cluster(configs[0].ray, configs[0].storage):
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
-            was_done = not overwrite and RunFolder(one.run_dir).manifest("simulations") is not None
+            was_done = RunFolder(one.run_dir).manifest("simulations") is not None
             try:
                 run_stages(one, overwrite=overwrite, reuse_from=done, label=label)
                 done.append(one.run_dir)

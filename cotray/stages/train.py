@@ -14,6 +14,7 @@ from cotray.data.lease import NO_FENCE, Fence, lease
 from cotray.data.manifest import Manifest
 from cotray.data.store import RunFolder
 from cotray.errors import DataError
+from cotray.models import weights_identity
 from cotray.prompts.few_shot import FewShotPrompt
 from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.assess import current_assessments
@@ -38,17 +39,19 @@ def current_student(config: RunConfig, folder: RunFolder) -> Manifest:
     Raises DataError or StageError, naming the verb to run, where there is none.
     """
     if config.method == "few-shot":
-        source, settings = current_rationales(config, folder).fingerprint, _few_shot_settings(config)
+        source = current_rationales(config, folder).fingerprint
     elif config.student.conseq is None:
-        source, settings = _source(config, folder).fingerprint, settings_of(config)
+        source = _source(config, folder).fingerprint
     else:
         first = Manifest("mle_student", _settings(config), _source(config, folder).fingerprint, 0, 0, 0)
-        source, settings = second_input(config, folder, first), settings_of(config)
-    return folder.require("student", "train", settings=settings, input=source)
+        source = second_input(config, folder, first)
+    return folder.require("student", "train", settings=settings_of(config), input=source)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What the student's weights depend on."""
+    if config.method == "few-shot":
+        return _few_shot_settings(config)
     conseq = config.student.conseq
     return _settings(config) | ({"conseq": conseq.model_dump()} if conseq else {})
 
@@ -94,6 +97,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
     }
+    if identity := weights_identity(config.student.model):
+        settings["weights"] = identity
     if config.assessing.rules:
         settings["rules"] = [rule.model_dump() for rule in config.assessing.rules]
     return settings
