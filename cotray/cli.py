@@ -23,6 +23,7 @@ VERBS = {
     "serve": "put student and simulator behind an endpoint, with live LAS",
     "report": "write report.json and report.html from what is in the run folder",
     "run": "all of the above for every method in `methods`, and one report that compares them",
+    "verify": "read every file of every finished stage, and compare it with what was written",
 }
 
 
@@ -95,6 +96,10 @@ def _call(verb: str) -> Callable[[RunConfig, bool, bool], str]:
         from cotray.report.report import report
 
         return lambda config, *_: report(config)
+    if verb == "verify":
+        from cotray.data.verify import verify
+
+        return lambda config, *_: verify(config)
     from cotray.stages import run
 
     return {
