@@ -110,7 +110,7 @@ def test_rows_that_fail_are_dead_letters_and_too_many_are_tried_again(tmp_path: 
 def test_assess_before_its_time_and_without_measures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"assessing\.measures is empty"):
         assess(config_of(tmp_path, measures=[]))
-    with pytest.raises(DataError, match=r"jobs\.generate"):
+    with pytest.raises(DataError, match=r"jobs\.prepare"):
         assess(config_of(tmp_path))
 
 

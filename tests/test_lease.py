@@ -65,9 +65,9 @@ def another_process(root: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_who_is_at_work_is_named_and_another_verb_is_free(root: str) -> None:
     with another_process(root) as other:
-        with pytest.raises(AtWork, match=rf"`prepare` is being done by process {other.pid} of .*--wait"):
-            with lease(root, "prepare"):
-                raise AssertionError("two processes are at work")
+        who = rf"`prepare` is being done by process {other.pid} of .*--wait"
+        with pytest.raises(AtWork, match=who), lease(root, "prepare"):
+            raise AssertionError("two processes are at work")
         with lease(root, "generate") as fence:
             fence.check()
 

@@ -173,7 +173,7 @@ def test_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(nodes: LocalClu
 def test_stage_before_its_time_names_the_verb_to_run(nodes: LocalCluster) -> None:
     result = job(nodes, "train", f"run_dir={nodes.folder / 'nothing'}")
     assert result.returncode == 2
-    assert "run `python -m jobs.generate` first" in result.stderr and "Traceback" not in result.stderr
+    assert "run `python -m jobs.prepare` first" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_submitted_job_with_a_bad_configuration_ends_with_exit_code_2_and_the_nearest_key(
