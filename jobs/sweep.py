@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="delete and make again what changed of every run, and what follows from it",
     )
+    what = "until another process has ended that does the same here"
+    parser.add_argument("--wait", action="store_true", help=what)
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="of every run, such as data.limit=48"
     )
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cotray.stages.sweep import sweep
 
         os.environ.update(environment(cells[0].configs[0].storage))
-        return sweep(config, cells, overwrite=arguments.overwrite)
+        return sweep(config, cells, overwrite=arguments.overwrite, wait=arguments.wait)
 
     return reported(work)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import partial
 
 from cotray.cli import reported
 from cotray.config_pairs import load_pairs
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--out", required=True, metavar="FOLDER", help="for the model; local or s3://")
     add("--overwrite", action="store_true", help="make again what another configuration made")
+    add("--wait", action="store_true", help="until another process has ended that does the same here")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="such as training.epochs=1")
     arguments = parser.parse_intermixed_args(argv)
     return reported(lambda: _train(arguments))
@@ -38,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(arguments: argparse.Namespace) -> str:
     config = load_pairs(arguments.config, arguments.overrides)
     from cotray.data.storage import environment
+    from cotray.stages.run import when_free
     from cotray.stages.train_pairs import train_pairs
 
     os.environ.update(environment(config.storage))
-    manifest = train_pairs(config, arguments.data, arguments.out, overwrite=arguments.overwrite)
+    work = partial(train_pairs, config, arguments.data, arguments.out, overwrite=arguments.overwrite)
+    manifest = when_free(arguments.wait, work)
     metrics = manifest.metrics
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     loss = "none" if metrics["best_dev_loss"] is None else f"{metrics['best_dev_loss']:.4f}"

@@ -2,8 +2,8 @@
 
 The verbs run in this process, with a fake teacher and stand-ins for the models, over the real storage code.
 A kill is an exception after which nothing of that attempt reaches the storage. Real kills of real processes
-are in test_chaos.py. On S3, where a request takes milliseconds, each ninth point is tried unless
-COTRAY_S3_CRASH_POINTS_EVERY says otherwise; 1 tries all.
+are in test_chaos.py. Each third point of a local disk and each eleventh of S3 is tried, unless
+COTRAY_CRASH_POINTS_EVERY says otherwise; 1 tries all.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def state_of(run_dir: str) -> dict[str, Any]:
     return state
 
 
-def crash_everywhere(root: str, *, overwrite: bool, every: int = 1) -> int:
-    """Kill at every point (or at each `every`-th); returns the number of points that there are."""
+def crash_everywhere(root: str, *, overwrite: bool, every: int) -> int:
+    """Kill at each `every`-th point; returns the number of points that there are."""
     finished = f"{root}/finished"
     if overwrite:
         attempt(config_of(finished, *OLD), overwrite=False)
@@ -198,6 +198,11 @@ def crash_everywhere(root: str, *, overwrite: bool, every: int = 1) -> int:
             assert left[name] == content, f"point {point}: {name}"
         RunFolder(run_dir).delete("")
     return counting.num_points
+
+
+def every(usual: int) -> int:
+    """The distance between two points that are tried."""
+    return int(os.environ.get("COTRAY_CRASH_POINTS_EVERY", usual))
 
 
 def without_temporary(state: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def test_a_run_killed_at_any_change_of_a_local_disk_ends_as_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     monkeypatch.setenv("PYTEST_SCRATCH", str(tmp_path / "scratch"))
-    num_points = crash_everywhere(str(tmp_path / "runs"), overwrite=overwrite)
+    num_points = crash_everywhere(str(tmp_path / "runs"), overwrite=overwrite, every=every(3))
     print(f"{num_points} points on a local disk, overwrite={overwrite}")
     assert num_points > 100
 
@@ -235,7 +240,6 @@ def test_a_run_killed_at_any_change_of_s3_ends_as_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str, overwrite: bool
 ) -> None:
     monkeypatch.setenv("PYTEST_SCRATCH", str(tmp_path / "scratch"))
-    every = int(os.environ.get("COTRAY_S3_CRASH_POINTS_EVERY", "9"))
-    num_points = crash_everywhere(s3, overwrite=overwrite, every=every)
+    num_points = crash_everywhere(s3, overwrite=overwrite, every=every(11))
     print(f"{num_points} points on S3, overwrite={overwrite}")
     assert num_points > 60

@@ -19,7 +19,7 @@ from cotray.data.lease import Fence, lease
 from cotray.data.prepare import prepare
 from cotray.data.store import RunFolder
 from cotray.errors import AtWork, StageError
-from cotray.stages.run import _when_free
+from cotray.stages.run import when_free
 from tests.s3_server import serve
 
 ROOT = Path(__file__).parent.parent
@@ -149,6 +149,6 @@ def test_a_verb_is_refused_while_another_process_does_it_and_waits_when_told(
                 other.wait()
 
         monkeypatch.setattr("cotray.stages.run.time.sleep", look_again)
-        manifest = _when_free(True, lambda: prepare(config, folder))
+        manifest = when_free(True, lambda: prepare(config, folder))
     assert len(looks) == 2 and manifest.num_out == 24
     assert os.listdir(tmp_path / "run" / ".leases") == ["lock"]

@@ -138,11 +138,11 @@ def run_stages(
         stages.insert(2, (assess, reusing))
     for stage, options in stages:
         name = f"{label} {stage.__name__}"
-        _when_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
+        when_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
     _write_config(config)
 
 
-def _when_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
+def when_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
     """The stage's manifest; raises AtWork if another process makes the stage and we are not to wait."""
     is_told = False
     while True:
@@ -162,7 +162,7 @@ def _single(config: RunConfig, stage: Callable[..., Manifest], overwrite: bool, 
     with cluster(config.ray, config.storage):
         if overwrite:
             print(outlook(config, stage.__name__), file=sys.stderr, flush=True)
-        manifest = _when_free(wait, partial(stage, config, overwrite=overwrite))
+        manifest = when_free(wait, partial(stage, config, overwrite=overwrite))
     _write_config(config)
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     return (

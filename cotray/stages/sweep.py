@@ -19,7 +19,7 @@ from cotray.stages.cluster import cluster
 from cotray.stages.run import run_stages
 
 
-def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False) -> str:
+def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False, wait: bool = False) -> str:
     """Make what is missing, write sweep.json and sweep.html after every run, and return the table.
 
     `overwrite` makes again what changed of every run, and what follows from it.
@@ -38,7 +38,7 @@ def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
             was_done = RunFolder(one.run_dir).manifest("simulations") is not None
             try:
-                run_stages(one, overwrite=overwrite, reuse_from=done, label=label)
+                run_stages(one, overwrite=overwrite, wait=wait, reuse_from=done, label=label)
                 done.append(one.run_dir)
             except Exception as error:
                 failed[one.run_dir] = _reason(error)

@@ -16,7 +16,7 @@ from cotray.data.lease import Fence, lease
 from cotray.data.manifest import Manifest
 from cotray.data.passages import STAGE, PassagePair, each_pair
 from cotray.data.readers import input_fingerprint, row_text
-from cotray.data.store import DeadLetter, RunFolder
+from cotray.data.store import CHECKPOINTS, DeadLetter, RunFolder
 from cotray.errors import DataError
 from cotray.prompts.qa_pairs import (
     QuestionAnswer,
@@ -63,9 +63,12 @@ def _train_pairs(config: PairsConfig, fence: Fence, data: str, out: str, *, over
     folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.history)
     counts = {"train": len(examples.train), "dev": len(examples.dev)}
     num_out, num_dead = sum(counts.values()), len(examples.dead)
-    return folder.finish(
-        Manifest(STAGE, settings, source, num_out + num_dead, num_out, num_dead, counts | report.metrics)
+    metrics = counts | report.metrics
+    manifest = folder.finish(
+        Manifest(STAGE, settings, source, num_out + num_dead, num_out, num_dead, metrics)
     )
+    folder.delete(CHECKPOINTS)  # which lie beside the model, outside the stage's folder
+    return manifest
 
 
 @dataclass(frozen=True)
