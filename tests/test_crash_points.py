@@ -2,7 +2,7 @@
 
 The verbs run in this process, with a fake teacher and stand-ins for the models, over the real storage code.
 A kill is an exception after which nothing of that attempt reaches the storage. Real kills of real processes
-are in test_chaos.py. Each third point of a local disk and each eleventh of S3 is tried, unless
+are in test_chaos.py. Each third point of a local disk and each twenty-third of S3 is tried, unless
 COTRAY_CRASH_POINTS_EVERY says otherwise; 1 tries all.
 """
 
@@ -240,6 +240,6 @@ def test_a_run_killed_at_any_change_of_s3_ends_as_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str, overwrite: bool
 ) -> None:
     monkeypatch.setenv("PYTEST_SCRATCH", str(tmp_path / "scratch"))
-    num_points = crash_everywhere(s3, overwrite=overwrite, every=every(11))
+    num_points = crash_everywhere(s3, overwrite=overwrite, every=every(23))
     print(f"{num_points} points on S3, overwrite={overwrite}")
     assert num_points > 60
