@@ -40,10 +40,14 @@ def generate(
 def current_rationales(config: RunConfig, folder: RunFolder) -> Manifest:
     """The manifest of rationales/, made under this configuration from the requests that are there now.
 
-    Raises DataError or StageError, naming the verb to run, where there is none.
+    Those of a method with counterfactual rationales serve the same method without them too. Raises
+    DataError or StageError, naming the verb to run, where there is none.
     """
     requests = folder.require("requests", "prepare", settings=prepare_settings(config))
-    return folder.require("rationales", "generate", settings=settings_of(config), input=requests.fingerprint)
+    settings, there = settings_of(config), folder.manifest("rationales")
+    if there is not None and set(settings["kinds"]) <= set(there.settings.get("kinds", ())):
+        settings["kinds"] = there.settings["kinds"]
+    return folder.require("rationales", "generate", settings=settings, input=requests.fingerprint)
 
 
 def _generate(
