@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -256,15 +257,22 @@ def _file(root: str, verb: str) -> _LeaseFile:
 
 
 def _client() -> Any:
+    environ = os.environ.get
+    region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
+    endpoint_url = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL")
+    return _client_of(endpoint_url, region or ("us-east-1" if endpoint_url else None))
+
+
+@lru_cache(maxsize=8)
+def _client_of(endpoint_url: str | None, region: str | None) -> Any:
+    """Kept, because making one takes as long as many requests; it renews its credentials itself."""
     from boto3.session import Session
     from botocore.config import Config
 
-    environ = os.environ.get
-    region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    has_endpoint = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL")
     return Session().client(
         "s3",
-        region_name=region or ("us-east-1" if has_endpoint else None),
+        endpoint_url=endpoint_url,
+        region_name=region,
         config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 8, "mode": "standard"}),
     )
 

@@ -116,18 +116,18 @@ class RunFolder(Folder):
                 f"{self.uri(stage)} was made under another configuration ({'; '.join(found)}). "
                 f"Run `python -m jobs.{verb} --overwrite` first, or set run_dir to a new folder"
             )
-        if damage := self.damage(manifest):
+        if damage := self.damage(stage, manifest):
             raise DataError(
                 f"{self.uri(stage)}: {'; '.join(damage[:3])}{'; ...' if len(damage) > 3 else ''}. "
                 f"Run `python -m jobs.{verb}` to make it again"
             )
         return manifest
 
-    def damage(self, manifest: Manifest) -> list[str]:
+    def damage(self, stage: str, manifest: Manifest) -> list[str]:
         """Files that are missing, cut or foreign, in words, by names and sizes alone: nothing is read."""
         if manifest.files is None:
             return []
-        sizes = self._sizes(manifest.stage)
+        sizes = self._sizes(stage)
         found = []
         for entry in manifest.files:
             size = sizes.get(entry.name)
@@ -231,7 +231,7 @@ class RunFolder(Folder):
 
     def _repair(self, stage: str, manifest: Manifest) -> Literal["done", "resume"]:
         """Make a finished stage one under way again, if files of it are missing or cut."""
-        damage = self.damage(manifest)
+        damage = self.damage(stage, manifest)
         if not damage:
             self._tidy(stage)
             return "done"

@@ -50,7 +50,7 @@ def verify(config: RunConfig) -> str:
 
 def problems_of(folder: RunFolder, manifest: Manifest) -> list[str]:
     """What differs between a stage's files and its manifest, by content, rows and version."""
-    problems = folder.damage(manifest)
+    problems = folder.damage(manifest.stage, manifest)
     if problems:
         return problems
     for expected in manifest.files or ():
