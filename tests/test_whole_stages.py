@@ -201,6 +201,18 @@ def test_overwrite_keeps_what_did_not_change_and_tells_what_it_deletes(tmp_path:
     assert told[1].startswith("  rationales   deleted  (requests/ changes)")
 
 
+def test_overwrite_tells_of_a_single_verbs_stages_and_of_what_they_were_made_from(tmp_path: Path) -> None:
+    config, folder = prepared(tmp_path)
+    settings = settings_of(config)
+    folder.begin("rationales", settings=settings, input="others", overwrite=False)
+    folder.finish(Manifest("rationales", settings, "others", 24, 24, 0))
+    told = outlook(config, "generate").splitlines()[1:]
+    assert told == ["  rationales   deleted  (its input changed): 24 rows"]
+    path = questions(tmp_path / "in.jsonl", 40, "wren")
+    told = outlook(config_of(tmp_path, f"data.path={path}"), "prepare").splitlines()[1:]
+    assert told == ["  requests     deleted  (its input changed): 24 rows"]
+
+
 def test_weights_in_a_folder_are_known_by_their_content(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()

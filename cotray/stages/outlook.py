@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 from cotray.config import RunConfig
-from cotray.data.manifest import Damaged, Manifest, changes
+from cotray.data.manifest import Damaged, Manifest, changes, fingerprint
 from cotray.data.prepare import settings_of as prepare_settings
-from cotray.data.store import RunFolder
+from cotray.data.readers import input_fingerprint
+from cotray.data.store import VERB_OF, RunFolder
 from cotray.stages.assess import settings_of as assess_settings
 from cotray.stages.generate import settings_of as generate_settings
 from cotray.stages.score import answer_settings, simulation_settings, simulator_settings
@@ -23,49 +24,58 @@ SETTINGS = {
     "simulator": simulator_settings,
     "simulations": simulation_settings,
 }
-STAGES_OF = {
-    "prepare": ("requests",),
-    "generate": ("rationales",),
-    "assess": ("assessments",),
-    "train": ("student",),
-    "score": ("answers", "simulator", "simulations"),
-    "run": tuple(SETTINGS),
-}
 
 
 def outlook(config: RunConfig, verb: str) -> str:
     """A line for each finished stage that the verb makes: kept, or deleted, why, and what it holds."""
     folder, changed, lines = RunFolder(config.run_dir), set[str](), []
     for stage, settings_of in SETTINGS.items():
+        if verb not in ("run", VERB_OF[stage]):
+            continue
         try:
             manifest = folder.manifest(stage)
+            if manifest is None:
+                continue
+            reasons = [f"{source}/ changes" for source in _sources(config, stage) if source in changed]
+            input = None if reasons else _input(config, folder, stage)
+            reasons = changes(manifest, settings_of(config), input) + reasons
         except Damaged:
             lines.append(f"  {stage:<12} deleted  (its manifest cannot be read)")
             changed.add(stage)
             continue
-        if manifest is None:
-            continue
-        reasons = changes(manifest, settings_of(config), None)
-        reasons += [f"{source}/ changes" for source in _sources(config, stage) if source in changed]
         if reasons:
             changed.add(stage)
-        if stage in STAGES_OF[verb]:
-            fate = f"deleted  ({'; '.join(reasons)}): " if reasons else "kept     "
-            lines.append(f"  {stage:<12} {fate}{_holds(manifest)}")
+        fate = f"deleted  ({'; '.join(reasons)}): " if reasons else "kept     "
+        lines.append(f"  {stage:<12} {fate}{_holds(manifest)}")
     return "\n".join([f"--overwrite in {folder.root}:", *(lines or ["  nothing is finished there"])])
 
 
-def _sources(config: RunConfig, stage: str) -> Collection[str]:
-    learns_from_scores = bool(config.assessing.rules) or config.student.conseq is not None
+def _sources(config: RunConfig, stage: str) -> Sequence[str]:
+    """The stages that a stage is made from; ConSeq's student has both."""
+    rationales = ["rationales"] if config.student.conseq or not config.assessing.rules else []
+    assessments = ["assessments"] if config.student.conseq or config.assessing.rules else []
     return {
         "requests": (),
         "rationales": ("requests",),
         "assessments": ("rationales",),
-        "student": ("rationales", "assessments") if learns_from_scores else ("rationales",),
+        "student": (*rationales, *assessments),
         "answers": ("student", "rationales"),
         "simulator": ("answers",),
         "simulations": ("answers", "simulator"),
     }[stage]
+
+
+def _input(config: RunConfig, folder: RunFolder, stage: str) -> str | None:
+    """What a stage would be made from now; None where that is not known before it begins."""
+    if stage == "requests":
+        return input_fingerprint(config.data)
+    if stage == "student" and config.student.conseq:
+        return None
+    manifests = [folder.manifest(source) for source in _sources(config, stage)]
+    found = [manifest.fingerprint for manifest in manifests if manifest is not None]
+    if len(found) < len(manifests):
+        return None
+    return found[0] if len(found) == 1 else fingerprint(*found)
 
 
 def _holds(manifest: Manifest) -> str:
