@@ -36,7 +36,7 @@ from cotray.stages.run import run_stages
 from tests.s3_server import serve
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "smoke.yaml"
-PRIMITIVES = ("write_file", "delete_file", "delete_folder", "_copy")
+PRIMITIVES = ("write_file", "delete_file", "delete_folder", "copy_file")
 MODULES = (storage, folder, checkpoints, lease)
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.fs as pafs
 
+from cotray.data.folder import hashed
 from cotray.data.manifest import FileEntry
-from cotray.data.storage import delete_file, delete_folder, filesystem, storage_errors, write_file
+from cotray.data.storage import copy_file, delete_file, delete_folder, filesystem, storage_errors, write_file
 
 NUM_KEPT = 2
 COMPLETE = "complete.json"
@@ -34,9 +34,7 @@ def discard(uri: str) -> None:
 
 def publish(local: str, uri: str, worker: int) -> None:
     """Put the files of a local folder, which one worker wrote, into the checkpoint `uri`."""
-    upload(local, uri)
-    names = [path.name for path in Path(local).iterdir()]
-    sizes = {name: os.path.getsize(Path(local, name)) for name in names}
+    sizes = {name: path.stat().st_size for name, path in _copied(local, uri)}
     fs, path = filesystem(uri)
     with storage_errors(uri):
         write_file(fs, f"{path}/worker-{worker}.json", json.dumps(sizes).encode())
@@ -70,52 +68,37 @@ def newest(folder: str) -> tuple[str | None, list[str]]:
 
 
 @contextlib.contextmanager
-def as_folder(uri: str, scratch: str) -> Iterator[str]:
-    """A checkpoint as a folder of this machine; from other storage it is copied into `scratch`."""
+def as_folder(uri: str) -> Iterator[str]:
+    """A checkpoint as a folder of this machine; from other storage it is copied here for so long."""
     fs, path = filesystem(uri)
     if isinstance(fs, pafs.LocalFileSystem):
         yield path
         return
-    with storage_errors(uri):
-        pafs.copy_files(path, scratch, source_filesystem=fs)
-    yield scratch
+    with tempfile.TemporaryDirectory(prefix="cotray-checkpoint-") as scratch:
+        with storage_errors(uri):
+            pafs.copy_files(path, scratch, source_filesystem=fs)
+        yield scratch
 
 
 def upload(local: str, uri: str) -> list[FileEntry]:
     """Copy a local folder's files, each whole or not at all; returns their entries for a manifest."""
-    fs, path = filesystem(uri)
     entries = []
-    for source in sorted(Path(local).rglob("*")):
-        if not source.is_file():
-            continue
-        name = source.relative_to(local).as_posix()
-        with storage_errors(f"{uri}/{name}"):
-            entries.append(_copy(source, fs, f"{path}/{name}", name))
+    for name, source in _copied(local, uri):
+        with source.open("rb") as stream:
+            sha256, size = hashed(stream)
+        entries.append(FileEntry(name, size, sha256))
     return entries
 
 
-def _copy(source: Path, fs: pafs.FileSystem, path: str, name: str) -> FileEntry:
-    from cotray.data.folder import hashed
-
-    if isinstance(fs, pafs.LocalFileSystem):
-        folder, _, leaf = path.rpartition("/")
-        os.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{leaf}.copy"
-        try:
-            shutil.copyfile(source, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    else:
-        # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
-        pafs.copy_files(str(source), path, destination_filesystem=fs, use_threads=False)
-    with source.open("rb") as stream:
-        sha256, size = hashed(stream)
-    return FileEntry(name, size, sha256)
+def _copied(local: str, uri: str) -> Iterator[tuple[str, Path]]:
+    """Each file of a local folder, with its name below it, after it was copied."""
+    fs, path = filesystem(uri)
+    for source in sorted(Path(local).rglob("*")):
+        if source.is_file():
+            name = source.relative_to(local).as_posix()
+            with storage_errors(f"{uri}/{name}"):
+                copy_file(source, fs, f"{path}/{name}")
+            yield name, source
 
 
 def _steps(fs: pafs.FileSystem, folder: str) -> list[str]:

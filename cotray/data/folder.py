@@ -22,7 +22,7 @@ from cotray.data.storage import (
     storage_errors,
     write_file,
 )
-from cotray.errors import DataError
+from cotray.errors import DataError, StageError
 from cotray.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -88,10 +88,14 @@ class Folder:
         self.write_bytes(name, data)
         return FileEntry.of(name.partition("/")[2], data, table.num_rows)
 
-    def read_table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
-        """One Parquet file, or those of `columns` that it has."""
+    def read_table(self, name: str, columns: Sequence[str] = (), *, version: str | None = None) -> pa.Table:
+        """One Parquet file, or those of `columns` that it has.
+
+        StageError where its rows are of another `version`; None is not compared.
+        """
         with storage_errors(self.uri(name)), open_file(self.fs, self._path(name)) as stream:
             file = pq.ParquetFile(stream)
+            self.check_version(name, file, version)
             has = file.schema_arrow.names
             return file.read(columns=[c for c in columns if c in has] if columns else None)
 
@@ -136,6 +140,14 @@ class Folder:
         lines = [line for row in rows if (line := json.dumps(row)) not in there]
         if lines or not old:
             self.write_bytes("metrics.jsonl", old + "".join(f"{line}\n" for line in lines).encode())
+
+    def check_version(self, name: str, file: pq.ParquetFile, version: str | None) -> None:
+        """StageError where a Parquet file's rows are of another version, or of none that is known."""
+        if version is not None and version_of(file.schema_arrow) != version:
+            raise StageError(
+                f"{self.uri(name)}: its rows are of another configuration or input than the rest of the "
+                "stage. Delete the file, and the verb that makes the stage makes its rows again"
+            )
 
     def version(self, name: str) -> str:
         """Of the rows in a Parquet file; "" where it has none."""

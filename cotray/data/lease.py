@@ -28,7 +28,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from cotray.data.storage import S3, delete_file, filesystem, open_file, storage_errors, write_file
+from cotray.data.storage import S3, delete_file, filesystem, open_file, s3_address, storage_errors, write_file
 from cotray.errors import AtWork, DataError, StageError
 
 BEAT_S = 10.0
@@ -225,7 +225,7 @@ class _S3LeaseFile(_LeaseFile):
 
         bucket, _, key = self.path.partition("/")
         try:
-            response = _client().get_object(Bucket=bucket, Key=key)
+            response = _client_of(*s3_address()).get_object(Bucket=bucket, Key=key)
             return _parsed(response["Body"].read()), response["ETag"]
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
@@ -239,7 +239,8 @@ class _S3LeaseFile(_LeaseFile):
 
         bucket, _, key = self.path.partition("/")
         try:
-            _client().put_object(Bucket=bucket, Key=key, Body=json.dumps(asdict(own)).encode(), **condition)
+            body = json.dumps(asdict(own)).encode()
+            _client_of(*s3_address()).put_object(Bucket=bucket, Key=key, Body=body, **condition)
             return True
         except ClientError as error:
             if error.response["ResponseMetadata"].get("HTTPStatusCode") in (404, 409, 412):
@@ -256,22 +257,15 @@ def _file(root: str, verb: str) -> _LeaseFile:
     return kind(fs, f"{base}/.leases/{verb}.json", f"{root}/.leases/{verb}.json")
 
 
-def _client() -> Any:
-    environ = os.environ.get
-    region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    endpoint_url = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL")
-    return _client_of(endpoint_url, region or ("us-east-1" if endpoint_url else None))
-
-
 @lru_cache(maxsize=8)
-def _client_of(endpoint_url: str | None, region: str | None) -> Any:
+def _client_of(endpoint_url: str, region: str | None) -> Any:
     """Kept, because making one takes as long as many requests; it renews its credentials itself."""
     from boto3.session import Session
     from botocore.config import Config
 
     return Session().client(
         "s3",
-        endpoint_url=endpoint_url,
+        endpoint_url=endpoint_url or None,
         region_name=region,
         config=Config(connect_timeout=5, read_timeout=30, retries={"max_attempts": 8, "mode": "standard"}),
     )

@@ -69,7 +69,8 @@ def _prepare(
     state = folder.begin(STAGE, settings=settings, input=source, overwrite=overwrite)
     if state == "done":
         return folder.require(STAGE, "prepare")
-    folder.restart(STAGE, settings=settings, input=source)
+    if state == "resume":
+        folder.restart(STAGE, settings=settings, input=source)
     try:
         outcome = _write_requests(config, folder, fingerprint(settings, source), on_rows, rank)
         _check(outcome, config.data)

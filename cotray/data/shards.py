@@ -13,17 +13,17 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cotray.data.folder import schema_of, version_of
+from cotray.data.folder import schema_of
 from cotray.data.lease import NO_FENCE, Fence
 from cotray.data.manifest import FileEntry, fingerprint
-from cotray.data.store import RunFolder
+from cotray.data.store import VERB_OF, RunFolder
 from cotray.records import Record
 
 SEALERS_PER_NODE = 2
@@ -146,12 +146,12 @@ class Shards:
 
     def adopt_all(self, other: RunFolder) -> None:
         """Take over the finished shards of another run's same stage; their rows count like batches."""
-        manifest = other.require(self.target, "generate")
+        manifest = other.require(self.target, VERB_OF[self.target])
+        version = None if manifest.files is None else manifest.fingerprint
         for path in other.parquet_files(self.target):
             leaf = path.rpartition("/")[2]
-            if manifest.files is not None:
-                other.check_version(f"{self.target}/{leaf}", manifest.fingerprint)
-            table, shard = other.read_table(f"{self.target}/{leaf}"), leaf.removesuffix(".parquet")
+            table = other.read_table(f"{self.target}/{leaf}", version=version)
+            shard = leaf.removesuffix(".parquet")
             num_good = table.num_rows - pc.sum(self._has_failed(table)).as_py() if table.num_rows else 0  # type: ignore[attr-defined]
             name = f"{self.target}/{self._batches}/{shard}/{fingerprint(shard)}-{num_good}.parquet"
             self.folder.write_table(name, table, version=self.version)
@@ -168,23 +168,17 @@ class Shards:
         table = self.folder.read_table(f"{self.source}/{name}.parquet")
         return table.filter(self.is_wanted(table))
 
-    def _read(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
-        """A file of the target, if its rows are of this version."""
-        table = self.folder.read_table(name, columns)
-        if version_of(table.schema) != self.version:
-            self.folder.check_version(name, self.version)
-        return table
-
     def _good_keys(self, name: str) -> pa.Table:
         """The key columns of a target file's rows without an error."""
-        there = self._read(f"{self.target}/{name}", [*self.key, "error"])
+        there = self.folder.read_table(f"{self.target}/{name}", [*self.key, "error"], version=self.version)
         return there.filter(pc.invert(self._has_failed(there)))  # type: ignore[attr-defined]
 
     def _merge(self, expected: pa.Array, files: Sequence[str]) -> pa.Table:
         """Each expected key's rows from one file: the first in which they have no error, else the first."""
         schema = schema_of(self.record)
         with ThreadPoolExecutor(8) as threads:
-            tables = [table.cast(schema) for table in threads.map(self._read, files)]
+            read = partial(self.folder.read_table, version=self.version)
+            tables = [table.cast(schema) for table in threads.map(read, files)]
         failed = [self._has_failed(table) for table in tables]
         good = [table.filter(pc.invert(mask)) for table, mask in zip(tables, failed, strict=True)]  # type: ignore[attr-defined]
         bad = [table.filter(mask) for table, mask in zip(tables, failed, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a path or URI, and the path inside it; no request is made yet."""
     if path.startswith("s3://"):
         # Not from_uri, which asks AWS for the region of the bucket.
-        return _s3(), path.removeprefix("s3://")
+        return S3(*s3_address()), path.removeprefix("s3://")
     if "://" in path:
         try:
             return pafs.FileSystem.from_uri(path)
@@ -96,12 +97,13 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
 
 
-def _s3() -> S3:
+def s3_address() -> tuple[str, str | None]:
+    """Endpoint URL ("": AWS) and region (None: what AWS's configuration files say)."""
     environ = os.environ.get
     endpoint_url = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL") or ""
     region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
     # Servers of one's own rarely have a region, but a request cannot be signed without one.
-    return S3(endpoint_url, region or ("us-east-1" if endpoint_url else None))
+    return endpoint_url, region or ("us-east-1" if endpoint_url else None)
 
 
 def write_file(fs: pafs.FileSystem, path: str, data: bytes) -> None:
@@ -113,13 +115,29 @@ def write_file(fs: pafs.FileSystem, path: str, data: bytes) -> None:
         with fs.open_output_stream(path) as stream:
             stream.write(data)
         return
+    with _put_in_place(path) as temporary:
+        Path(temporary).write_bytes(data)
+
+
+def copy_file(source: Path, fs: pafs.FileSystem, path: str) -> None:
+    """A local file to any storage, all of it or nothing, and as lasting as `write_file`."""
+    if not isinstance(fs, pafs.LocalFileSystem):
+        # Threaded uploads to S3 can deadlock: https://github.com/apache/arrow/issues/32372
+        pafs.copy_files(str(source), path, destination_filesystem=fs, use_threads=False)
+        return
+    with _put_in_place(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextlib.contextmanager
+def _put_in_place(path: str) -> Iterator[str]:
+    """The name to write a local file under; after the block it has been written through, under `path`."""
     folder, _, leaf = path.rpartition("/")
     os.makedirs(folder, exist_ok=True)
     temporary = f"{folder}/.{leaf}.{uuid.uuid4().hex}"
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:  # such as a full disk, which the half-written file would keep full

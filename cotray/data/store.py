@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from cotray.data.folder import Folder, schema_of, version_of
+from cotray.data.folder import Folder, schema_of
 from cotray.data.manifest import (
     Damaged,
     FileEntry,
@@ -38,6 +38,18 @@ __all__ = ["DeadLetter", "FileEntry", "Manifest", "RunFolder", "filesystem", "fi
 R = TypeVar("R", bound=Record)
 State = TypeVar("State", Manifest, Started)
 CHECKPOINTS = "checkpoints"
+VERB_OF = {
+    "requests": "prepare",
+    "rationales": "generate",
+    "assessments": "assess",
+    "mle_student": "train",
+    "samples": "train",
+    "student": "train",
+    "answers": "score",
+    "simulator": "score",
+    "simulations": "score",
+}
+"""Which verb makes a stage."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +81,10 @@ class RunFolder(Folder):
             name = path.removeprefix(f"{self._base}/")
             with storage_errors(self.uri(name)), open_file(self.fs, path) as stream:
                 file = pq.ParquetFile(stream)
-                if version is not None and version_of(file.schema_arrow) != version:
-                    raise StageError(self._foreign(name))
+                self.check_version(name, file, version)
                 for batch in file.iter_batches():
                     for row in batch.to_pylist():
                         yield record.from_row(row)
-
-    def check_version(self, name: str, version: str) -> None:
-        """StageError where a Parquet file's rows are of another version, or of none that is known."""
-        if self.version(name) != version:
-            raise StageError(self._foreign(name))
 
     def write_dead_letters(
         self, stage: str, letters: Sequence[DeadLetter], *, shard: str = "part-00000"
@@ -150,10 +156,12 @@ class RunFolder(Folder):
         """
         settings = plain(settings)
         try:
-            started, manifest = self.started(stage), self.manifest(stage)
+            started, manifest = self.started(stage), self._read_state(Manifest, stage)
         except Damaged:
             if not overwrite:
                 raise
+            return self.restart(stage, settings=settings, input=input)
+        if started is not None and started.is_deleting:
             return self.restart(stage, settings=settings, input=input)
         there = manifest or started
         if there is None:
@@ -170,13 +178,9 @@ class RunFolder(Folder):
                 return self.restart(stage, settings=settings, input=input)
             self._write_started(stage, Started(settings, input))
             return "begin"
-        if started is not None and started.is_deleting:
-            return self.restart(stage, settings=settings, input=input)
         found = changes(there, settings, input)
-        if not found and manifest is None:
-            return "resume"
-        if not found and manifest is not None:
-            return self._repair(stage, manifest)
+        if not found:
+            return self._repair(stage, manifest) if manifest else "resume"
         if not overwrite and (manifest is not None or self.has_made(stage)):
             raise StageError(
                 f"{self.uri(stage)} was made under another configuration ({'; '.join(found)}). "
@@ -291,9 +295,3 @@ class RunFolder(Folder):
 
     def _write_started(self, stage: str, started: Started) -> None:
         self.write_bytes(f"{stage}/started.json", dumped(started))
-
-    def _foreign(self, name: str) -> str:
-        return (
-            f"{self.uri(name)}: its rows are of another configuration or input than the rest of the stage. "
-            "Delete the file, and the verb that makes the stage makes its rows again"
-        )

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from cotray.config import RunConfig
 from cotray.data.manifest import Manifest
-from cotray.data.store import RunFolder
+from cotray.data.store import VERB_OF, RunFolder
 from cotray.errors import DataError, StageError
-
-STAGES = {
-    "requests": "prepare",
-    "rationales": "generate",
-    "assessments": "assess",
-    "mle_student": "train",
-    "samples": "train",
-    "student": "train",
-    "answers": "score",
-    "simulator": "score",
-    "simulations": "score",
-}
-"""And the verb that makes each."""
 
 
 def verify(config: RunConfig) -> str:
@@ -26,7 +13,7 @@ def verify(config: RunConfig) -> str:
     roots = [config.run_dir, *(config.for_method(method).run_dir for method in config.methods)]
     lines, num_bad = [], 0
     for folder in map(RunFolder, roots):
-        for stage, verb in STAGES.items():
+        for stage, verb in VERB_OF.items():
             try:
                 manifest = folder.manifest(stage)
                 problems = [] if manifest is None else problems_of(folder, manifest)
@@ -57,13 +44,12 @@ def problems_of(folder: RunFolder, manifest: Manifest) -> list[str]:
         found = folder.entry(manifest.stage, expected.name)
         if found.sha256 != expected.sha256:
             problems.append(f"{expected.name} has other content than was written")
-        elif found.rows != (expected.rows if expected.name.endswith(".parquet") else None):
+        elif found.rows != expected.rows:
             problems.append(f"{expected.name} has {found.rows} rows instead of {expected.rows}")
-        elif expected.name.endswith(".parquet"):
-            try:
-                folder.check_version(f"{manifest.stage}/{expected.name}", manifest.fingerprint)
-            except StageError as problem:
-                problems.append(str(problem))
+        elif found.rows is not None and (
+            folder.version(f"{manifest.stage}/{found.name}") != manifest.fingerprint
+        ):
+            problems.append(f"{expected.name} has rows of another configuration or input")
     return problems
 
 

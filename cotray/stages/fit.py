@@ -200,7 +200,6 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
 
     with contextlib.ExitStack() as stack:
         found = collective.broadcast_from_rank_zero(newest(task.checkpoints)[0] if is_first else None)
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cotray-checkpoint-"))
         state = train(
             model,
             tokenizer,
@@ -211,7 +210,7 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             seed=task.seed,
             report=report,
             save_checkpoint=_checkpoint_writer(task.checkpoints),
-            restore_from=stack.enter_context(as_folder(found, scratch)) if found else None,
+            restore_from=stack.enter_context(as_folder(found)) if found else None,
         )
     files: list[FileEntry] = []
     with tempfile.TemporaryDirectory(prefix="cotray-export-") as local:
