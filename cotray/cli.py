@@ -57,8 +57,17 @@ def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None
     parser.add_argument(
         "--wait", action="store_true", help="until another process has ended that does the same here"
     )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the configuration with the meaning of every key, and do nothing",
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.limit=48")
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.print_config:
+        from cotray.config.reference import annotated
+
+        return reported(lambda: annotated(configured(arguments.config, arguments.overrides)))
     return reported(
         lambda: _call(verb)(
             configured(arguments.config, arguments.overrides), arguments.overwrite, arguments.wait
@@ -69,7 +78,7 @@ def job(verb: str, argv: Sequence[str] | None = None, *, prog: str | None = None
 def configured(path: str, overrides: Sequence[str]) -> RunConfig:
     """The configuration, with its storage made known to this process."""
     config = load_config(path, overrides)
-    from cotray.data.storage import environment
+    from cotray.storage.filesystems import environment
 
     os.environ.update(environment(config.storage))
     return config
@@ -97,7 +106,7 @@ def _call(verb: str) -> Callable[[RunConfig, bool, bool], str]:
 
         return lambda config, *_: report(config)
     if verb == "verify":
-        from cotray.data.verify import verify
+        from cotray.storage.verify import verify
 
         return lambda config, *_: verify(config)
     from cotray.stages import run

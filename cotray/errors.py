@@ -28,7 +28,7 @@ class StageError(CotrayError, RuntimeError):
     """A stage ran and failed, or its output does not belong to this configuration. Exit code 1."""
 
 
-class AtWork(StageError):
+class StageInUse(StageError):
     """Another process is at work on the same verb in the same run folder."""
 
 
@@ -50,8 +50,10 @@ def cotray_error(error: BaseException | None) -> CotrayError | None:
             return cause if isinstance(cause, CotrayError) else error
         # Of an actor that failed in its constructor, Ray passes on the text alone.
         quoted = re.search(r"cotray\.errors\.(\w+): (.+)", str(error))
-        if quoted:
-            return globals()[quoted[1]](quoted[2])
+        kind = globals().get(quoted[1]) if quoted else None
+        # Any text may come to look like that, and name no class of ours.
+        if quoted and isinstance(kind, type) and issubclass(kind, CotrayError):
+            return kind(quoted[2])
         seen.add(id(error))
         error = cause or error.__cause__ or error.__context__
     return None

@@ -109,7 +109,7 @@ class Rationale(TeacherRequest):
 class Assessment(Rationale):
     """A rationale with the scores of `assess`; what was not measured, or is undefined, is None or "".
 
-    `num_words` to `states_answer` are scoring.surface.Surface, `num_pairs` to `shuffled` scoring.quals.Quals.
+    `num_words` to `states_answer` are quality.surface.Surface, `num_pairs` to `shuffled` quality.quals.Quals.
     `qags` is the mean token F1 over `num_questions`. The simulator's predictions are those of an untrained
     model, from x, from e and from both.
     """
@@ -159,11 +159,13 @@ class TrainExample(Record):
 
 @dataclass(frozen=True)
 class StudentAnswer(QAPair):
-    """The student's rationale and answer to one question (METHOD: e and y).
+    """The student's rationale and answer to one question (e and y of docs/explanation/method.md#las).
 
     `student_answer` is what it wrote if that names a choice (`wrote_answer`), else the choice it finds
     likeliest after its rationale. The interventions re-answer from another rationale: the teacher's for the
-    gold answer (oracle), and the student's own with half its tokens replaced (perturbed).
+    gold answer (oracle), and the student's own with half its tokens replaced (perturbed). Where the data
+    say how, test questions are also asked with exchanged questions and rationales: `probes` are the names of
+    scoring.probes.Probe, `probe_answers` what the student answered to each.
     """
 
     kind: Kind = "factual"
@@ -173,6 +175,8 @@ class StudentAnswer(QAPair):
     oracle_answer: str = ""
     perturbed_answer: str = ""
     method: str = ""
+    probes: tuple[str, ...] = ()
+    probe_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from cotray.config import RunConfig
 from cotray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from cotray.criteria.key import Key
-    from cotray.criteria.purse import Purse
+    from cotray.criteria.annotation_key import Key
+    from cotray.criteria.cost_cap import CostCap
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,8 +105,8 @@ def _judge(arguments: argparse.Namespace) -> str:
 
 def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
     """The export's, or one of our own that stays with the answers."""
-    from cotray.criteria.items import draw_items
-    from cotray.criteria.key import Key
+    from cotray.criteria.annotation_key import Key
+    from cotray.criteria.rated_items import draw_items
 
     if arguments.key:
         return Key.read(Path(arguments.key))
@@ -119,8 +119,8 @@ def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:
     return key
 
 
-def _purse(arguments: argparse.Namespace) -> Purse:
-    from cotray.criteria.purse import Purse
+def _purse(arguments: argparse.Namespace) -> CostCap:
+    from cotray.criteria.cost_cap import CostCap
 
     for name in ("rationales", "concurrency", "timeout_s", "max_tokens", "max_cost", "price_in", "price_out"):
         value = getattr(arguments, name)
@@ -131,7 +131,7 @@ def _purse(arguments: argparse.Namespace) -> Purse:
     prices = (arguments.price_in, arguments.price_out)
     if None in prices and (arguments.max_cost is not None or prices != (None, None)):
         raise ConfigError("--max-cost needs --price-in and --price-out, and they need each other")
-    return Purse(arguments.price_in or 0.0, arguments.price_out or 0.0, arguments.max_cost)
+    return CostCap(arguments.price_in or 0.0, arguments.price_out or 0.0, arguments.max_cost)
 
 
 if __name__ == "__main__":

@@ -108,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _answer(arguments: argparse.Namespace, config: RunConfig) -> str:
-    from cotray.planning.answer import figures, text
     from cotray.planning.plan import estimate, smallest_fleet
-    from cotray.planning.plot import check_plot_path, write_plot
+    from cotray.planning.plan_plot import check_plot_path, write_plot
+    from cotray.planning.plan_text import figures, text
 
     _check(arguments)
     if arguments.plot:
@@ -164,8 +164,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _assumptions(arguments: argparse.Namespace, config: RunConfig):
     from cotray.planning.fleet import Nodes
-    from cotray.planning.measured import teacher_rates
-    from cotray.planning.run import Assumptions, Rates, gpus_of, on_nodes
+    from cotray.planning.measured_rates import teacher_rates
+    from cotray.planning.run_simulation import Assumptions, Rates, gpus_of, on_nodes
 
     tokens_per_s, tokens_per_rationale = teacher_rates(
         config,

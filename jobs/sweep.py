@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 
 from cotray.cli import reported
-from cotray.config_sweep import load_sweep
+from cotray.config.sweep import load_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> str:
         config, cells = load_sweep(arguments.config, arguments.overrides)
-        from cotray.data.storage import environment
         from cotray.stages.sweep import sweep
+        from cotray.storage.filesystems import environment
 
         os.environ.update(environment(cells[0].configs[0].storage))
         return sweep(config, cells, overwrite=arguments.overwrite, wait=arguments.wait)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from cotray.cli import reported
-from cotray.config_pairs import load_pairs
+from cotray.config.pairs import load_pairs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,13 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: argparse.Namespace) -> str:
     config = load_pairs(arguments.config, arguments.overrides)
-    from cotray.data.storage import environment
-    from cotray.stages.run import when_free
+    from cotray.stages.run import wait_until_free
     from cotray.stages.train_pairs import train_pairs
+    from cotray.storage.filesystems import environment
 
     os.environ.update(environment(config.storage))
     work = partial(train_pairs, config, arguments.data, arguments.out, overwrite=arguments.overwrite)
-    manifest = when_free(arguments.wait, work)
+    manifest = wait_until_free(arguments.wait, work)
     metrics = manifest.metrics
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     loss = "none" if metrics["best_dev_loss"] is None else f"{metrics['best_dev_loss']:.4f}"

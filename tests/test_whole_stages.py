@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from cotray.config import RunConfig, load_config
-from cotray.data.manifest import Manifest
 from cotray.data.prepare import prepare
 from cotray.data.readers import read_rows
-from cotray.data.store import DeadLetter, RunFolder
-from cotray.data.verify import verify
 from cotray.errors import DataError, StageError
 from cotray.records import TeacherRequest
 from cotray.stages.generate import current_rationales, settings_of
-from cotray.stages.outlook import outlook
+from cotray.stages.overwrite_preview import overwrite_preview
+from cotray.stages.score import simulator_settings
+from cotray.stages.train import settings_of as train_settings
+from cotray.storage.checkpoints import newest, settled_precision
+from cotray.storage.manifest import Manifest
+from cotray.storage.run_folder import DeadLetter, RunFolder
+from cotray.storage.verify import verify
 
 CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "smoke.yaml"
 
@@ -191,12 +194,12 @@ def test_overwrite_keeps_what_did_not_change_and_tells_what_it_deletes(tmp_path:
     source, settings = folder.require("requests", "prepare").fingerprint, settings_of(config)
     folder.begin("rationales", settings=settings, input=source, overwrite=False)
     folder.finish(Manifest("rationales", settings, source, 24, 24, 0, {"tokens": 1234}))
-    told = outlook(config_of(tmp_path, "teacher.decoding.weight=0.9"), "run").splitlines()[1:]
+    told = overwrite_preview(config_of(tmp_path, "teacher.decoding.weight=0.9"), "run").splitlines()[1:]
     assert told == [
         "  requests     kept     24 rows",
         "  rationales   deleted  (teacher.decoding.weight: 0.5 -> 0.9): 24 rows, 1,234 tokens",
     ]
-    told = outlook(config_of(tmp_path, "seed=7"), "run").splitlines()[1:]
+    told = overwrite_preview(config_of(tmp_path, "seed=7"), "run").splitlines()[1:]
     assert told[0].startswith("  requests     deleted  (seed: 42 -> 7)")
     assert told[1].startswith("  rationales   deleted  (requests/ changes)")
 
@@ -206,10 +209,10 @@ def test_overwrite_tells_of_a_single_verbs_stages_and_of_what_they_were_made_fro
     settings = settings_of(config)
     folder.begin("rationales", settings=settings, input="others", overwrite=False)
     folder.finish(Manifest("rationales", settings, "others", 24, 24, 0))
-    told = outlook(config, "generate").splitlines()[1:]
+    told = overwrite_preview(config, "generate").splitlines()[1:]
     assert told == ["  rationales   deleted  (its input changed): 24 rows"]
     path = questions(tmp_path / "in.jsonl", 40, "wren")
-    told = outlook(config_of(tmp_path, f"data.path={path}"), "prepare").splitlines()[1:]
+    told = overwrite_preview(config_of(tmp_path, f"data.path={path}"), "prepare").splitlines()[1:]
     assert told == ["  requests     deleted  (its input changed): 24 rows"]
 
 
@@ -246,3 +249,23 @@ def test_dead_letters_of_a_deleted_stage_go_with_it(tmp_path: Path) -> None:
     folder.write_dead_letters("requests", [DeadLetter("requests", "1", "why", "{}")])
     assert folder.begin("requests", settings={}, input="b", overwrite=True) == "begin"
     assert list(folder.read_records("dead_letter", DeadLetter)) == []
+
+
+def test_a_training_that_goes_on_on_other_nodes_computes_as_it_began(tmp_path: Path) -> None:
+    folder = str(tmp_path / "checkpoints" / "of-one-configuration")
+    assert settled_precision(folder, "bfloat16") == "bfloat16"
+    assert settled_precision(folder, "float32") == "bfloat16"
+    assert settled_precision(f"{folder}-2", "float32") == "float32"
+    assert newest(folder) == (None, [])
+
+
+def test_prompts_of_student_and_simulator_are_part_of_what_their_weights_depend_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    before = train_settings(config), simulator_settings(config)
+    monkeypatch.setattr("cotray.prompts.student.ANSWER_PHRASE", " Therefore")
+    monkeypatch.setattr("cotray.prompts.simulator.TARGET_PREFIX", "It says:")
+    after = train_settings(config), simulator_settings(config)
+    for old, new in zip(before, after, strict=True):
+        assert {key for key in old if old[key] != new[key]} == {"prompts"}

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cotray.config import RunConfig
-from cotray.criteria.form import write_form
-from cotray.criteria.items import Item, draw_items
-from cotray.criteria.key import Key
+from cotray.criteria.annotation_form import write_form
+from cotray.criteria.annotation_key import Key
+from cotray.criteria.annotation_sheet import read_sheet, write_sheet
+from cotray.criteria.rated_items import Item, draw_items
 from cotray.criteria.results import text_table, write_people
-from cotray.criteria.sheet import read_sheet, write_sheet
-from cotray.data.store import RunFolder
 from cotray.errors import ConfigError, DataError
 from cotray.seeds import seeded
+from cotray.storage.run_folder import RunFolder
 
 
 def export(config: RunConfig, folder: Path, *, num_rationales: int, num_annotators: int) -> str:

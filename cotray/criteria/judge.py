@@ -11,9 +11,9 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
-from cotray.criteria.items import Item
+from cotray.criteria.cost_cap import CostCap
 from cotray.criteria.judgements import Judgement, Judgements
-from cotray.criteria.purse import Purse
+from cotray.criteria.rated_items import Item
 from cotray.errors import ConfigError, StageError
 from cotray.prompts.criteria import judge_messages
 
@@ -76,7 +76,7 @@ class _Chat:
             self._parameters["max_completion_tokens"] = self._endpoint.max_tokens
 
 
-async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgements, purse: Purse) -> None:
+async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgements, purse: CostCap) -> None:
     """Judge what is open in `judgements`; every answer is there as soon as it has come.
 
     StageError where the cost cap or failing requests leave items open: called again, it goes on from there.
@@ -123,7 +123,7 @@ async def judge(items: Sequence[Item], endpoint: Endpoint, judgements: Judgement
 
 
 async def _judge_one(
-    chat: _Chat, item: Item, endpoint: Endpoint, judgements: Judgements, purse: Purse
+    chat: _Chat, item: Item, endpoint: Endpoint, judgements: Judgements, purse: CostCap
 ) -> None:
     messages = judge_messages(item.question, item.choices, item.answer, item.rationale)
     # Tokenizers of language models make at most one token of a byte.

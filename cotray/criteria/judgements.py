@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cotray.criteria.items import Item
+from cotray.criteria.rated_items import Item
 from cotray.errors import DataError
 from cotray.prompts.criteria import Rating, parse_judge
 

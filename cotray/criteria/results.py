@@ -9,10 +9,10 @@ from typing import Any
 
 from cotray.config import RunConfig
 from cotray.criteria.agreement import Agreement, agreement, agreement_with
-from cotray.criteria.key import Key
-from cotray.criteria.rates import MEASURES, Ratings, verdicts_of, yes_rates
-from cotray.data.store import RunFolder
+from cotray.criteria.annotation_key import Key
+from cotray.criteria.yes_rates import MEASURES, Ratings, verdicts_of, yes_rates
 from cotray.prompts.criteria import Rating
+from cotray.storage.run_folder import RunFolder
 
 FILE = "criteria.json"
 

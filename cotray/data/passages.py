@@ -7,20 +7,22 @@ file, an article or a paragraph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cotray.config import DataConfig
 from cotray.data.columns import Raw, UnusableRow, parsed, present, text_of
 from cotray.data.readers import Row, Unreadable, read_rows, row_text
-from cotray.data.store import DeadLetter
 from cotray.records import normalized
+from cotray.storage.run_folder import DeadLetter
 
 STAGE = "training"
 LEVELS = ("data", "paragraphs", "qas")
 """Lists inside SQuAD's nested objects, from the file down to its questions."""
 PASSAGE = ("passage", "context")
+Passage = str | Unreadable
+MISSING = Unreadable("missing column 'passage'")
 
 
 @dataclass(frozen=True)
@@ -36,34 +38,53 @@ class PassagePair:
 def each_pair(path: str) -> Iterator[PassagePair | DeadLetter]:
     """Every distinct answer of every question at `path`, or why a row has none."""
     for origin, row in read_rows(DataConfig(path=path)):
-        for place, question in enumerate(_questions(row)):
+        for place, (question, passage) in enumerate(_questions(row)):
             name = origin if question is row else f"{origin}/{place}"
             try:
-                yield from _pairs(question, name)
+                yield from _pairs(question, passage, name)
             except UnusableRow as error:
                 yield DeadLetter(STAGE, name, str(error), row_text(question))
 
 
-def _questions(row: Row) -> Iterator[Row]:
-    """The questions of a nested object, each with its passage; any other row is one itself."""
-    level = None if isinstance(row, Unreadable) else next((n for n in LEVELS if n in row), None)
-    if isinstance(row, Unreadable) or level is None:
-        yield row
+def _questions(
+    row: Row, above: Passage = MISSING, levels: Sequence[str] = LEVELS
+) -> Iterator[tuple[Row, Passage]]:
+    """The questions of a nested object, each with the passage nearest to it; any other row is one itself.
+
+    A passage is read once, however many questions are about it.
+    """
+    if isinstance(row, Unreadable):
+        yield row, above
         return
-    above = {name: row[name] for name in PASSAGE if name in row}
-    inner = row[level] if isinstance(row[level], list) else [row[level]]
-    for part in inner:
+    passage = _passage(row, above)
+    level = next((name for name in levels if name in row), None)
+    if level is None:
+        yield row, passage
+        return
+    below = levels[levels.index(level) + 1 :]
+    for part in row[level] if isinstance(row[level], list) else [row[level]]:
         if isinstance(part, dict):
-            yield from _questions(above | part)
+            yield from _questions(part, passage, below)
         else:
-            yield Unreadable(f"'{level}' is not a list of objects", str(part)[:4000])
+            yield Unreadable(f"'{level}' is not a list of objects", str(part)[:4000]), passage
 
 
-def _pairs(row: Row, origin: str) -> Iterator[PassagePair]:
+def _passage(row: Raw, above: Passage) -> Passage:
+    """The row's own passage, or `above` where it has none."""
+    column = next((name for name in PASSAGE if row.get(name) is not None), None)
+    if column is None:
+        return above
+    try:
+        return text_of(row[column], column, kinds=(str,))
+    except UnusableRow as problem:
+        return Unreadable(str(problem))
+
+
+def _pairs(row: Row, passage: Passage, origin: str) -> Iterator[PassagePair]:
     if isinstance(row, Unreadable):
         raise UnusableRow(row.reason)
-    column = next((name for name in PASSAGE if row.get(name) is not None), PASSAGE[0])
-    passage = text_of(present(row, column), column, kinds=(str,))
+    if isinstance(passage, Unreadable):
+        raise UnusableRow(passage.reason)
     question = text_of(present(row, "question"), "question", kinds=(str,))
     answers = {}
     for answer in _answers(row):

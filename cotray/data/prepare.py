@@ -15,10 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from cotray.config import DataConfig, RunConfig
 from cotray.data.columns import UnusableRow
-from cotray.data.formats import parse_pair
-from cotray.data.lease import Fence, lease
-from cotray.data.manifest import Manifest, fingerprint
-from cotray.data.perturb import Rank, Source, answer_pool, requests_of
+from cotray.data.layouts import parse_pair
+from cotray.data.perturbation import Rank, Source, answer_pool, requests_of
 from cotray.data.readers import (
     MAX_ROW_CHARS,
     Row,
@@ -29,10 +27,12 @@ from cotray.data.readers import (
     read_rows,
     row_text,
 )
-from cotray.data.store import DeadLetter, RunFolder
 from cotray.errors import ConfigError, DataError
 from cotray.records import QAPair, TeacherRequest
 from cotray.seeds import digest
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import Manifest, fingerprint
+from cotray.storage.run_folder import DeadLetter, RunFolder
 
 STAGE = "requests"
 ROWS_PER_SHARD = 2048
@@ -88,14 +88,16 @@ def _prepare(
             num_in=outcome.num_read,
             num_out=outcome.num_usable,
             num_dead=outcome.num_dead,
-            metrics=dict(sorted(outcome.counts.items())),
+            metrics={"path": config.data.path, **dict(sorted(outcome.counts.items()))},
         )
     )
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """What of the configuration matters to this stage; the path counts by what is there."""
-    data = config.data.model_dump(mode="json", exclude={"path"})
+    # Where the questions are others, the world is no part of them, nor of what earlier versions recorded.
+    unused = set() if config.data.is_world else {"world"}
+    data = config.data.model_dump(mode="json", exclude={"path"} | unused)
     return {"seed": config.seed, "perturbation": config.perturbation, "data": data}
 
 

@@ -1,4 +1,5 @@
-"""Raw rows from wherever `data.path` points: the sample, files, folders, s3:// or a Hugging Face data set.
+"""Raw rows from wherever `data.path` points: the sample, the world, files, folders, s3:// or a Hugging Face
+data set.
 
 Rows are streamed in a fixed order (files by name), each with its origin "file:line". A row that cannot
 be read is yielded as `Unreadable`; a source that cannot be read is a DataError.
@@ -7,6 +8,7 @@ be read is yielded as `Unreadable`; a source that cannot be read is a DataError.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -24,9 +26,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from cotray.config import DataConfig
-from cotray.data.storage import filesystem, open_file, reason_of
-from cotray.data.store import fingerprint
 from cotray.errors import ConfigError, DataError
+from cotray.storage.filesystems import filesystem, open_file, reason_of
+from cotray.storage.run_folder import fingerprint
+from cotray.world.questions import rows
 
 HUB = "hf:"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -59,6 +62,10 @@ def row_text(row: Row) -> str:
 
 def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
     """Every row of the input, in order; blank lines are no rows."""
+    if config.is_world:
+        made = rows(config.world, dev_fraction=config.dev_fraction, test_fraction=config.test_fraction)
+        yield from ((f"{config.path}:{number}", row) for number, row in enumerate(made, 1))
+        return
     if config.path.startswith(HUB):
         yield from _read_hub(config)
         return
@@ -77,18 +84,22 @@ def read_rows(config: DataConfig) -> Iterator[tuple[str, Row]]:
 def input_fingerprint(config: DataConfig) -> str:
     """Changes with the input: by content up to 64 MiB on a local disk, else by name, size and time.
 
-    A Hugging Face data set is identified by its id alone.
+    A Hugging Face data set is identified by its id and the commit that `data.revision` stands for now.
     """
+    if config.is_world:
+        return fingerprint(config.path, *(row for _, row in read_rows(config)))
     if config.path.startswith(HUB):
-        return fingerprint(config.path)
+        return fingerprint(config.path, _commit_of(config))
     fs, base, files = _locate(config.path)
     return fingerprint([[_relative(file, base), *_identity(fs, file)] for file in files])
 
 
 def input_identity(config: DataConfig) -> list[Any]:
     """Changes with every write to the input, also one that puts back what was there; cheap, not stored."""
-    if config.path.startswith(HUB):
+    if config.is_world:
         return []
+    if config.path.startswith(HUB):
+        return [_commit_of(config)]
     fs, base, files = _locate(config.path)
     identities = []
     for file in files:
@@ -110,7 +121,7 @@ def _locate(path: str) -> tuple[pafs.FileSystem, str, list[pafs.FileInfo]]:
     """The filesystem, the folder that names are relative to, and the files in name order."""
     if path == "sample":
         path = str(resources.files("cotray.data").joinpath("sample"))
-    way_out = "give a file or folder, s3://..., hf:ID or sample"
+    way_out = "give a file or folder, s3://..., hf:ID, sample or world"
     try:
         fs, base = filesystem(path)
         info = fs.get_file_info(base)
@@ -247,20 +258,41 @@ def _rows_of(batch: pa.RecordBatch) -> list[Row]:
 
 
 def _read_hub(config: DataConfig) -> Iterator[tuple[str, Row]]:
-    try:
+    with _hub_errors(config):
         import datasets
+
+        name = config.path.removeprefix(HUB)
+        revision = _commit_of(config) or None
+        rows = datasets.load_dataset(name, split=config.dataset_split, revision=revision, streaming=True)
+        for number, row in enumerate(rows, 1):
+            yield f"{config.path}:{number}", dict(row)
+
+
+def _commit_of(config: DataConfig) -> str:
+    """The full id of the commit that `data.revision` names; "" for a data set in a local folder."""
+    name = config.path.removeprefix(HUB)
+    if Path(name).is_dir():
+        return ""
+    with _hub_errors(config):
+        from huggingface_hub import HfApi
+
+        return HfApi().dataset_info(name, revision=config.revision).sha or ""
+
+
+@contextlib.contextmanager
+def _hub_errors(config: DataConfig) -> Iterator[None]:
+    try:
+        yield
+    except GeneratorExit:
+        raise
     except ImportError:
         raise ConfigError(
             f"data.path={config.path} needs the datasets library: pip install cotray[hub]"
         ) from None
-    name = config.path.removeprefix(HUB)
-    try:
-        rows = datasets.load_dataset(name, split=config.dataset_split, streaming=True)
-        for number, row in enumerate(rows, 1):
-            yield f"{config.path}:{number}", dict(row)
     # Whatever the network, the hub or the data set's builder raises: there is no common base class.
     except Exception as error:
         raise DataError(
-            f"{config.path}: cannot be read ({reason_of(error)}); check the id, data.dataset_split="
-            f"{config.dataset_split} and the network, or download it and set data.path to the folder"
+            f"{config.path}: cannot be read ({reason_of(error)}); check the id, data.revision="
+            f"{config.revision}, data.dataset_split={config.dataset_split} and the network, or download it "
+            "and set data.path to the folder"
         ) from error

@@ -1,4 +1,4 @@
-"""One stage on nodes that come, are taken away and go: a discrete-event simulation of `cotray.stages.pool`.
+"""One stage on nodes that come, are taken away and go: a discrete-event simulation of `cotray.pools.pool`.
 
 What it follows: all replicas are asked for at once and the first to come begins; a replica holds one unit
 more than its model decodes; a lost replica loses the batches in its model and keeps its units until it is
@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 import simpy
 
-from cotray.planning.turns import after, first_done
-from cotray.planning.work import Work
+from cotray.planning.pool_work import Work
+from cotray.planning.replica_threads import after, first_done
 from cotray.seeds import seeded
 
 Market = Literal["spot", "spot-first", "on-demand"]
 """`spot` waits for a spot node in place of a lost one, `spot-first` takes one on demand."""
 STUCK_S = 60.0
-"""As in cotray.stages.progress: units wait so long, or twice as long as a model loads, before others get
+"""As in cotray.pools.progress: units wait so long, or twice as long as a model loads, before others get
 them."""
 Z_P90 = 1.2815515655446004
 

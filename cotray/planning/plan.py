@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from cotray.errors import ConfigError
 from cotray.planning.fleet import Nodes
-from cotray.planning.run import Assumptions, Run, Stage, simulate_runs, teacher_work
-from cotray.planning.work import Rows
+from cotray.planning.pool_work import Rows
+from cotray.planning.run_simulation import Assumptions, Run, Stage, simulate_runs, teacher_work
 
 LIKELY = 0.9
 """The deadline is met when so many of the simulated runs meet it."""

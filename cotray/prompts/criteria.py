@@ -1,4 +1,4 @@
-"""The three questions about a rationale (METHOD 4.6, after Wiegreffe et al. 2022), for people and judges.
+"""The three questions about a rationale (after Wiegreffe et al. 2022), for people and judges.
 
 A judge reads one message and answers in lines such as `new_info: yes`; rendering and parsing
 side by side.

@@ -1,4 +1,4 @@
-"""What a model reads to ask for a given answer, and to answer a question from a text (METHOD 5.5).
+"""What a model reads to ask for a given answer, and to answer a question from a text, for QAGS.
 
     Text: {text}                        Text: {text}
     Answer: {answer} Question:          Question: {question} Answer:

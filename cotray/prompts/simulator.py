@@ -1,4 +1,4 @@
-"""What the simulator reads (METHOD 4.2): the question, the rationale, or both.
+"""What the simulator reads (after Hase et al. 2020): the question, the rationale, or both.
 
     {question} The choices are a, b and c. My reasoning: {rationale}
     The answer is: {answer}
@@ -8,10 +8,11 @@ Without x the question is left out but the choices stay; without e everything af
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from cotray.prompts.teacher import demonstrations
-from cotray.records import QAPair, StudentAnswer, TrainExample
+from cotray.records import QAPair, StudentAnswer, Task, TrainExample
+from cotray.seeds import digest
 
 Arm = Literal["x", "e", "xe"]
 TARGET_PREFIX = "The answer is:"
@@ -37,6 +38,15 @@ def simulator_example(answer: StudentAnswer, *, drop_x: bool, drop_e: bool) -> T
         target=f"{TARGET_PREFIX} {answer.student_answer}",
         supervise_from=len(TARGET_PREFIX),
     )
+
+
+def simulator_prompt_version(mode: Literal["trained", "prompted"]) -> str:
+    """Changes with anything in what a simulator reads that is not question, rationale or answer."""
+    arms: tuple[Arm, ...] = get_args(Arm)
+    probes = [QAPair("", task, "Q?", ("a", "b"), "a") for task in get_args(Task)]
+    source = simulator_source if mode == "trained" else prompted_source
+    texts = [source(probe, "R.", arm=arm) for probe in probes for arm in arms]
+    return f"{digest(0, TARGET_PREFIX, *texts):016x}"
 
 
 def prompted_source(pair: QAPair, rationale: str, *, arm: Arm, num_demonstrations: int = 4) -> str:

@@ -1,4 +1,6 @@
-"""What the student reads and writes (METHOD 3.1, 3.6): rendering and parsing side by side.
+"""What the student reads and writes: rendering and parsing side by side.
+
+docs/explanation/method.md#student-sequences
 
 source  "[factual] {question}\n(A) c1 (B) c2\n"            encoder input, or decoder-only prompt
 target  "{rationale} So the answer is {answer}"            encoder-decoders repeat the tag in front
@@ -8,10 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
-from cotray.records import Kind, QAPair, Rationale, TrainExample
-from cotray.seeds import seeded
+from cotray.records import Kind, QAPair, Rationale, Task, TrainExample
+from cotray.seeds import digest, seeded
 
 ANSWER_PHRASE = " So the answer is"
 
@@ -98,7 +100,7 @@ def inference_tag(tags: Tags) -> str:
 
 
 def student_example(rationale: Rationale, *, tags: Tags, seed: int, is_encoder_decoder: bool) -> TrainExample:
-    """Factual: every target token is learned. Counterfactual: the answer alone (METHOD 3.2)."""
+    """Factual: every target token is learned. Counterfactual: the answer alone."""
     tag = tag_of(rationale.kind, tags, seed=seed, record_id=rationale.id)
     prefix = target_prefix(rationale.rationale, tag=tag, is_encoder_decoder=is_encoder_decoder)
     return TrainExample(
@@ -108,6 +110,22 @@ def student_example(rationale: Rationale, *, tags: Tags, seed: int, is_encoder_d
         target=f"{prefix} {rationale.target_answer}",
         supervise_from=len(prefix) if rationale.kind == "counterfactual" else 0,
     )
+
+
+def student_prompt_version(tags: Tags) -> str:
+    """Changes with anything in what a student reads and writes that is not question, rationale or answer."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    probes = [
+        Rationale("", task, "Q?", ("a", "b"), "a", kind=kind, target_answer="b", rationale="R.")
+        for task in get_args(Task)
+        for kind in kinds
+    ]
+    examples = [
+        student_example(probe, tags=tags, seed=0, is_encoder_decoder=is_encoder_decoder)
+        for probe in probes
+        for is_encoder_decoder in (False, True)
+    ]
+    return f"{digest(0, *map(repr, examples)):016x}"
 
 
 def rationale_span(example: TrainExample) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the teacher reads: demonstrations, then the question with an answer already given (METHOD 1.2).
+"""What the teacher reads: demonstrations, then the question with an answer already given.
 
     Q: {question}
     A: The answer is {answer}. {rationale}

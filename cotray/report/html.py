@@ -11,10 +11,10 @@ from markupsafe import Markup
 
 from cotray.records import Rationale
 from cotray.report.plots import bars_svg, boxes_svg, loss_svg
-from cotray.report.table import interval, number
+from cotray.report.table import MIN_QUESTIONS, interval, measured, number, signed, unmeasured
 
 if TYPE_CHECKING:
-    from cotray.report.report import Example, MethodReport
+    from cotray.report.method_report import Example, MethodDifference, MethodReport
 
 SCORES = (
     "grounded", "novel", "delta", "shuffled", "num_pairs", "qags",
@@ -36,6 +36,11 @@ class TokenView:
     text: str
     is_changed: bool
     hint: str
+    grounded: float
+    contrast: float | None
+    """None in greedy decoding, which has no contrast."""
+    greedy: str
+    """What plain decoding would have taken, where it is another."""
 
 
 def token_views(rationale: Rationale) -> list[TokenView]:
@@ -58,8 +63,27 @@ def token_views(rationale: Rationale) -> list[TokenView]:
             hint += f"; greedy: {greedy!r} {greedy_grounded:.2f}"
             if is_contrastive:
                 hint += f", {greedy_contrast:.2f}"
-        views.append(TokenView(text, text != greedy, hint))
+        other = greedy if text != greedy else ""
+        views.append(
+            TokenView(text, text != greedy, hint, grounded, contrast if is_contrastive else None, other)
+        )
     return views
+
+
+def breakable(method: str) -> Markup:
+    """A method's name, which may go on in a new line after a +."""
+    return Markup("+<wbr>").join(method.split("+"))
+
+
+def truths(methods: Sequence[MethodReport]) -> list[str]:
+    """Names of what any method's ground truth has, without their intervals; `following` first."""
+    names = {
+        name: None
+        for method in methods
+        for name, value in (method.ground_truth or {}).items()
+        if name != "n" and not name.endswith("_ci95") and isinstance(value, int | float)
+    }
+    return sorted(names, key=lambda name: name != "following")
 
 
 def environment() -> Environment:
@@ -74,6 +98,12 @@ def environment() -> Environment:
     made.globals |= {
         "number": number,
         "interval": interval,
+        "measured": measured,
+        "signed": signed,
+        "unmeasured": unmeasured,
+        "MIN_QUESTIONS": MIN_QUESTIONS,
+        "truths": truths,
+        "breakable": breakable,
         "token_views": token_views,
         "QUALITY": QUALITY,
     }
@@ -85,9 +115,12 @@ def render_html(
     methods: Sequence[MethodReport],
     examples: Sequence[Example],
     *,
+    pairs: Sequence[MethodDifference] = (),
+    verdicts: Sequence[str] = (),
     criteria: dict[str, Any] | None = None,
 ) -> str:
-    """`criteria` is what criteria.json says, where people or a judge rated rationales."""
+    """`pairs` are methods compared with the first, `verdicts` sentences about them; `criteria` is what
+    criteria.json says, where people or a judge rated rationales."""
     return (
         environment()
         .get_template("report.html.j2")
@@ -95,6 +128,8 @@ def render_html(
             summary=summary,
             methods=methods,
             examples=examples,
+            pairs=pairs,
+            verdicts=verdicts,
             criteria=criteria or {},
             # Markup: matplotlib has escaped the text in its own output.
             bars=Markup(bars_svg(methods)),

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-BLUE, ORANGE, GREY = "#2f6db5", "#d9822b", "#8a8f98"
+from cotray.report.table import MIN_QUESTIONS, unmeasured
+
+if TYPE_CHECKING:
+    from cotray.report.method_report import MethodReport
+
+WIDTH = 4.2
+"""Of a plot in inches: 403 CSS pixels, so that a phone shows its text at nine tenths of the size."""
+BLUE, ORANGE, GREEN, GREY = "#3f7fc9", "#d9822b", "#3d9a5f", "#8a8f98"
+INK = "#000000"
+"""Becomes the colour of the page's text, which may be light on dark."""
+DEV: dict[str, Any] = {"linestyle": "-", "marker": "o", "markersize": 4}
+TRAIN: dict[str, Any] = {"linestyle": (0, (4, 3)), "marker": "x", "markersize": 5}
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 BESIDE: dict[str, Any] = {"frameon": False, "bbox_to_anchor": (1.01, 1), "loc": "upper left"}
 """Where a legend covers nothing."""
@@ -21,44 +34,68 @@ BOXES = {
 """Scores that are drawn as boxes, by their unit."""
 
 
-def bars_svg(methods: Sequence[Any]) -> str:
-    """LAS and accuracy by method with 95 % intervals; an undefined LAS has no bar."""
-    figure, axes = _figure(width=2.2 + 1.5 * len(methods), height=3.4)
-    for offset, color, name in ((-0.2, BLUE, "LAS"), (0.2, ORANGE, "accuracy")):
-        for position, method in enumerate(methods):
-            value, bounds = (
-                (method.las["las"], method.las["ci95"])
-                if name == "LAS"
-                else (method.accuracy["value"], method.accuracy["ci95"])
-            )
-            if value is None:
-                axes.text(position + offset, 0.01, "n/a", ha="center", va="bottom", color=GREY, fontsize=8)
+def bars_svg(methods: Sequence[MethodReport]) -> str:
+    """LAS, accuracy and, where it is known, what is really so, by method with 95 % intervals.
+
+    An undefined figure has no bar, and one of too few questions says so instead.
+    """
+    kinds = [("LAS", BLUE), ("accuracy", ORANGE)]
+    kinds += [("truth", GREEN)] if any(m.faithfulness is not None for m in methods) else []
+    figure, (axes,) = _figure(height=1.1 + (0.12 + 0.26 * len(kinds)) * len(methods))
+    thick = 0.84 / len(kinds)
+    for row, method in enumerate(methods):
+        for index, (name, color) in enumerate(kinds):
+            place = row + (index + 0.5) * thick - 0.42
+            value, bounds, num_questions = _bar(method, name)
+            if value is None or num_questions < MIN_QUESTIONS:
+                why = unmeasured(num_questions) if num_questions < MIN_QUESTIONS else "undefined"
+                text, near = f"{name}: {why}", {"textcoords": "offset points", "va": "center"}
+                axes.annotate(text, (0, place), (3, 0), fontsize=9, **near)
                 continue
-            axes.bar(position + offset, value, 0.36, color=color, label=name if position == 0 else None)
+            axes.barh(place, value, thick * 0.9, color=color)
             if bounds:
                 errors = [[max(0.0, value - bounds[0])], [max(0.0, bounds[1] - value)]]
-                axes.errorbar(position + offset, value, yerr=errors, color="#333", capsize=3, linewidth=1)
-    axes.axhline(0, color="#333", linewidth=0.8)
-    axes.set_xticks(range(len(methods)), [_label(m.method) for m in methods], fontsize=9)
-    axes.set_ylabel("fraction")
-    axes.legend(frameon=False, fontsize=9)
+                axes.errorbar(value, place, xerr=errors, color=INK, capsize=3, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(methods)), [_label(m.method) for m in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    if not axes.patches:
+        axes.set_xlim(0, 1)
+    axes.set_xlabel("fraction")
+    handles = [Patch(color=color, label=name) for name, color in kinds]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False)
     return _svg(figure)
 
 
+def _bar(method: MethodReport, name: str) -> tuple[float | None, Sequence[float] | None, int]:
+    """A figure, its interval, and the number of questions behind it."""
+    if name == "LAS":
+        value, bounds = method.las["las"], method.las["ci95"]
+    elif name == "accuracy":
+        value, bounds = method.accuracy["value"], method.accuracy["ci95"]
+    else:
+        truth = method.ground_truth or {}
+        return method.faithfulness, truth.get("following_ci95"), method.num_probed
+    return value, bounds, method.num_questions
+
+
 def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str:
-    """Factual training loss (dashed) and dev loss (solid) by epoch, one colour per method."""
-    figure, axes = _figure(width=7, height=3.2)
-    for index, (method, history) in enumerate(histories):
-        epochs = [row["epoch"] for row in history]
-        style = {"color": COLORS[index % len(COLORS)], "marker": "o", "markersize": 3}
+    """Loss by epoch, a colour per method: on dev a solid line with dots, in training a dashed one with
+    crosses."""
+    figure, (axes,) = _figure(height=3.4 + 0.18 * len(histories))
+    for index, (_, history) in enumerate(histories):
+        epochs, color = [row["epoch"] for row in history], COLORS[index % len(COLORS)]
         if all("dev_loss" in row for row in history):
-            axes.plot(epochs, [row["dev_loss"] for row in history], label=f"{method}: dev", **style)
-        loss = [row["loss_factual"] for row in history]
-        axes.plot(epochs, loss, linestyle="--", label=f"{method}: train", **style)
+            axes.plot(epochs, [row["dev_loss"] for row in history], color=color, **DEV)
+        axes.plot(epochs, [row["loss_factual"] for row in history], color=color, **TRAIN)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss per token (nats)")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=7, **BESIDE)
+    handles = [
+        Patch(color=COLORS[index % len(COLORS)], label=method) for index, (method, _) in enumerate(histories)
+    ]
+    lines = [Line2D([], [], color=INK, label="dev", **DEV), Line2D([], [], color=INK, label="train", **TRAIN)]
+    figure.legend(handles=[*lines, *handles], loc="outside lower center", frameon=False, handlelength=3.2)
     return _svg(figure)
 
 
@@ -81,7 +118,7 @@ def sweep_svg(rows: Sequence[Any]) -> str:
                 if figures.mean is not None:
                     half = figures.ci95[1] - figures.mean if figures.ci95 else 0
                     axes.errorbar(place + offset, figures.mean, yerr=half, fmt="o", color=color, capsize=3)
-        axes.axhline(0, color="#333", linewidth=0.8)
+        axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xticks(range(len(of_key)), [_label(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
         axes.set_title(key, fontsize=9, loc="left")
@@ -99,20 +136,19 @@ def boxes_svg(methods: Sequence[Any]) -> str:
     }
     if not panels:
         return ""
-    widths = [len(names) for names in panels.values()]
-    figure = Figure(figsize=(2.6 + 1.1 * sum(widths), 3.4), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    num_rows = len(panels)
+    figure, all_axes = _figure(height=0.4 + 2.4 * num_rows + 0.18 * len(judged), num_rows=num_rows)
     for axes, (unit, names) in zip(all_axes, panels.items(), strict=True):
         for index, method in enumerate(judged):
             _boxes(axes, names, method.quality, index, len(judged))
-        axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(0, color=GREY, linewidth=0.8)
-        axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+        axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylabel(unit)
-    for index, method in enumerate(judged):
-        all_axes[-1].plot([], [], color=COLORS[index % len(COLORS)], linewidth=6, label=method.method)
-    all_axes[-1].legend(fontsize=8, **BESIDE)
+    handles = [
+        Patch(color=COLORS[index % len(COLORS)], label=method.method) for index, method in enumerate(judged)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", frameon=False)
     return _svg(figure)
 
 
@@ -135,11 +171,13 @@ def _boxes(axes: Any, names: Sequence[str], quality: dict[str, Any], index: int,
     )
 
 
-def _figure(*, width: float, height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def _figure(*, height: float, num_rows: int = 1) -> tuple[Figure, Sequence[Any]]:
+    """As narrow as a phone, so that the page need not shrink its text; with its rows of axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    all_axes = figure.subplots(num_rows, 1, squeeze=False)[:, 0]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, list(all_axes)
 
 
 def _label(value: Any) -> str:
@@ -148,10 +186,11 @@ def _label(value: Any) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """The <svg> element alone, with text as text and the same bytes for the same data."""
+    """The <svg> element alone, with text as text, in the colours of the page that it is in; the same bytes
+    for the same data."""
     buffer = io.StringIO()
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "cotray", "font.family": "sans-serif"}
     with matplotlib.rc_context(settings):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -3,81 +3,45 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cotray.config import RunConfig
-from cotray.data.store import Manifest, RunFolder
 from cotray.errors import DataError
 from cotray.records import Rationale, Simulation
 from cotray.report.html import render_html
+from cotray.report.method_report import Example, MethodExample, MethodReport
 from cotray.report.table import text_table
+from cotray.report.verdicts import differences, verdicts
 from cotray.seeds import digest
+from cotray.storage.manifest import Manifest, fingerprint
+from cotray.storage.run_folder import RunFolder
 
 NUM_EXAMPLES = 8
 
 
-@dataclass(frozen=True)
-class MethodReport:
-    """One method's row of the table, its curves and its counts."""
-
-    method: str
-    run_dir: str
-    accuracy: dict[str, Any]
-    oracle_accuracy: dict[str, Any]
-    perturbed_accuracy: dict[str, Any]
-    wrote_answer: dict[str, Any]
-    las: dict[str, Any]
-    history: list[dict[str, float]]
-    simulator_history: list[dict[str, float]]
-    counts: dict[str, Any]
-    quality: dict[str, Any] | None = None
-    """What `assess` found; None where it did not run."""
-    selection: dict[str, Any] | None = None
-    """What `assessing.rules` caught; None without rules."""
-    conseq: dict[str, Any] | None = None
-    """What the second phase of `train` learned and unlearned; None without `student.conseq`."""
-
-
-@dataclass(frozen=True)
-class MethodExample:
-    """One method's rationales and predictions for an example question."""
-
-    method: str
-    rationale: Rationale
-    simulation: Simulation
-
-
-@dataclass(frozen=True)
-class Example:
-    """A test question with what every method made of it."""
-
-    question: str
-    choices: list[str]
-    answer: str
-    reference_rationale: str
-    methods: list[MethodExample]
-
-
 def report(config: RunConfig) -> str:
-    """Write report.json and report.html for all finished methods; returns the table as text."""
+    """Write report.json and report.html for all finished methods; returns tables and verdicts as text."""
     root = RunFolder(config.run_dir)
     folders = _finished_methods(config, root)
     methods = [_method_report(method, folder) for method, folder in folders]
+    simulations = [{s.id: s for s in folder.read_records("simulations", Simulation)} for _, folder in folders]
+    pairs = differences([m.method for m in methods], simulations, seed=config.seed)
+    said = verdicts(methods, pairs)
     summary = {
         "title": f"cotray {root.root.rpartition('/')[2]}",
-        "seed": config.seed,
-        "teacher": config.teacher.model,
-        "student": config.student.model,
-        "simulator": f"{config.simulator.model} ({config.simulator.mode})",
-        "data": config.data.path,
-        "methods": [asdict(m) for m in methods],
+        **_made_from([folder for _, folder in folders]),
+        "verdicts": said,
+        "methods": [m.to_json() for m in methods],
+        "differences": [asdict(pair) for pair in pairs],
     }
     root.write_bytes("report.json", json.dumps(summary, indent=1).encode())
-    examples = _examples(folders, seed=config.seed)
+    examples = _examples(folders, simulations, seed=config.seed)
     criteria = json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else None
-    root.write_bytes("report.html", render_html(summary, methods, examples, criteria=criteria).encode())
-    return text_table(methods) + f"\n\nreport: {root.uri('report.html')}"
+    page = render_html(summary, methods, examples, pairs=pairs, verdicts=said, criteria=criteria)
+    root.write_bytes("report.html", page.encode())
+    return "\n".join([text_table(methods, pairs), "", f"report: {root.uri('report.html')}", "", *said])
 
 
 def _finished_methods(config: RunConfig, root: RunFolder) -> list[tuple[str, RunFolder]]:
@@ -93,7 +57,46 @@ def _finished_methods(config: RunConfig, root: RunFolder) -> list[tuple[str, Run
     return finished
 
 
+def _made_from(folders: Sequence[RunFolder]) -> dict[str, str]:
+    """Data, models and seed as the manifests have them: the configuration at hand may be another by now.
+
+    Where methods differ in one, all of its values are there.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in ("seed", "teacher", "student", "simulator", "data")}
+    for folder in folders:
+        requests, rationales = folder.require("requests", "prepare"), folder.require("rationales", "generate")
+        student, simulator = folder.require("student", "train"), folder.require("simulator", "score")
+        teacher = rationales.settings.get("teacher", {}).get("model", rationales.settings["method"])
+        found["seed"].append(requests.settings["seed"])
+        found["teacher"].append(teacher)
+        found["student"].append(student.settings["model"])
+        found["simulator"].append(f"{simulator.settings['model']} ({simulator.settings['mode']})")
+        found["data"].append(requests.metrics.get("path", "of an unknown path"))
+    return {name: ", ".join(dict.fromkeys(map(str, values))) for name, values in found.items()}
+
+
+def _check_links(folder: RunFolder) -> None:
+    """Raises DataError where a stage was made from something else than what is there now."""
+    requests, rationales = folder.require("requests", "prepare"), folder.require("rationales", "generate")
+    student, answers = folder.require("student", "train"), folder.require("answers", "score")
+    simulator, simulations = folder.require("simulator", "score"), folder.require("simulations", "score")
+    links = (
+        (rationales, "generate", requests.fingerprint),
+        (answers, "score", fingerprint(student.fingerprint, rationales.fingerprint)),
+        (simulator, "score", answers.fingerprint),
+        (simulations, "score", fingerprint(answers.fingerprint, simulator.fingerprint)),
+    )
+    for stage, verb, source in links:
+        if stage.input != source:
+            raise DataError(
+                f"{folder.uri(stage.stage)}: was made from what is no longer there; run "
+                f"`python -m jobs.{verb}` with the same configuration and what follows it, then report"
+            )
+
+
 def _method_report(method: str, folder: RunFolder) -> MethodReport:
+    _check_links(folder)
+
     def manifest(stage: str, verb: str) -> Manifest:
         return folder.require(stage, verb)
 
@@ -125,12 +128,14 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         quality=assessments.metrics if assessments is not None and is_current else None,
         selection=student.metrics.get("selection"),
         conseq=student.metrics.get("conseq"),
+        ground_truth=manifest("answers", "score").metrics.get("ground_truth") or None,
     )
 
 
-def _examples(folders: list[tuple[str, RunFolder]], *, seed: int) -> list[Example]:
+def _examples(
+    folders: Sequence[tuple[str, RunFolder]], simulations: Sequence[Mapping[str, Simulation]], *, seed: int
+) -> list[Example]:
     """The same test questions for every method, drawn by id."""
-    simulations = [{s.id: s for s in folder.read_records("simulations", Simulation)} for _, folder in folders]
     common = set(simulations[0]).intersection(*simulations[1:])
     chosen = sorted(common, key=lambda id_: digest(seed, id_, "example"))[:NUM_EXAMPLES]
     rationales = [

@@ -11,11 +11,11 @@ from typing import Any
 from markupsafe import Markup
 from scipy.stats import t as student_t
 
-from cotray.config_sweep import Cell, SweepConfig
-from cotray.data.store import RunFolder
+from cotray.config.sweep import Cell, SweepConfig
 from cotray.report.html import environment
 from cotray.report.plots import boxes_svg, sweep_svg
 from cotray.report.table import interval, number
+from cotray.storage.run_folder import RunFolder
 
 FIGURES = {
     "las": "LAS",
@@ -63,7 +63,7 @@ def write_sweep(
 ) -> str:
     """Write both files into the sweep's folder; returns the tables as text.
 
-    `findings` are those of cotray.stages.claims, one per claim; `done` are the folders of the runs to show,
+    `findings` are those of cotray.report.claims, one per claim; `done` are the folders of the runs to show,
     those whose figures are of these configurations.
     """
     shown = [replace(cell, configs=tuple(c for c in cell.configs if c.run_dir in done)) for cell in cells]

@@ -6,29 +6,77 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cotray.report.report import MethodReport
+    from cotray.report.method_report import MethodDifference, MethodReport
 
 
-def text_table(methods: Sequence[MethodReport]) -> str:
-    header = ["method", "LAS", "95 % interval", "sim. gain", "leak", "accuracy", "oracle", "perturbed", "n"]
-    rows = [
-        [
-            m.method,
-            number(m.las["las"]),
-            interval(m.las["ci95"]),
-            number(m.las["sim_gain"]),
-            number(m.las["leak_rate"]),
-            number(m.accuracy["value"]),
-            number(m.oracle_accuracy["value"]),
-            number(m.perturbed_accuracy["value"]),
-            str(m.accuracy["n"]),
-        ]
+MIN_QUESTIONS = 30
+"""Below so many test questions nothing is shown as measured: of 4 that agree, the interval has no width."""
+
+
+def text_table(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference] = ()) -> str:
+    """A row per method, then one per pair of methods."""
+    has_truth = any(m.ground_truth for m in methods)
+    header = ["method", "LAS", "95 % interval", "sim. gain", "leak", "accuracy", "oracle", "perturbed"]
+    header += [*(["truth"] if has_truth else []), "n"]
+    rows = [_row(m, has_truth) for m in methods]
+    notes = [
+        f"{m.method}: {m.las['reason']}"
         for m in methods
+        if m.las["reason"] and m.num_questions >= MIN_QUESTIONS
     ]
+    lines = [*_aligned(header, rows), *notes]
+    if pairs:
+        header = [f"minus {pairs[0].against}", "LAS", "95 % interval", "accuracy", "95 % interval", "n"]
+        lines += ["", *_aligned(header, [_difference_row(pair) for pair in pairs])]
+    return "\n".join(lines)
+
+
+def _row(m: MethodReport, has_truth: bool) -> list[str]:
+    """Where there are too few questions for any figure, one cell says so for all."""
+    truth = [measured(m.faithfulness, m.num_probed)] if has_truth else []
+    if m.num_questions < MIN_QUESTIONS:
+        return [m.method, unmeasured(m.num_questions), *[""] * (6 + len(truth)), str(m.num_questions)]
+    return [
+        m.method,
+        number(m.las["las"]),
+        interval(m.las["ci95"]),
+        number(m.las["sim_gain"]),
+        number(m.las["leak_rate"]),
+        *(measured(part["value"], part["n"]) for part in (m.accuracy, m.oracle_accuracy)),
+        measured(m.perturbed_accuracy["value"], m.perturbed_accuracy["n"]),
+        *truth,
+        str(m.num_questions),
+    ]
+
+
+def _difference_row(pair: MethodDifference) -> list[str]:
+    num_questions = pair.las.num_questions
+    if num_questions < MIN_QUESTIONS:
+        return [pair.method, unmeasured(num_questions), "", "", "", str(num_questions)]
+    figures = [
+        cell for part in (pair.las, pair.accuracy) for cell in (signed(part.value), interval(part.ci95))
+    ]
+    return [pair.method, *figures, str(num_questions)]
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows]]
-    notes = [f"{m.method}: {m.las['reason']}" for m in methods if m.las["reason"]]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *notes])
+    return [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]
+
+
+def unmeasured(num_questions: int) -> str:
+    return f"not measured (n = {num_questions})"
+
+
+def measured(value: float | None, num_questions: int) -> str:
+    """A fraction, where enough questions stand behind it."""
+    return unmeasured(num_questions) if num_questions < MIN_QUESTIONS else number(value)
+
+
+def signed(value: float | None) -> str:
+    """A difference."""
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def number(value: float | None) -> str:

@@ -1,5 +1,5 @@
-"""Leakage-adjusted simulatability (Hase et al. 2020; METHOD 4.1): does the rationale help an observer
-predict the student, beyond what the rationale alone gives away?"""
+"""Leakage-adjusted simulatability (Hase et al. 2020): does the rationale help an observer
+predict the student, beyond what the rationale alone gives away? Formulas: docs/explanation/method.md#las"""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def binned_las(
     num_bins: int,
 ) -> float:
     """LAS over equal-width bins of a leak probability in [0, 1]: the unweighted mean over non-empty bins
-    of (accuracy from x and e) - (accuracy from x). METHOD 4.1, k-bin variant; two bins are plain LAS."""
+    of (accuracy from x and e) - (accuracy from x); two bins are plain LAS.
+    docs/explanation/method.md#binned-las"""
     gains = defaultdict(list)
     for y, x, xe, leak in zip(student, sim_x, sim_xe, leak_probability, strict=True):
         gains[min(int(leak * num_bins), num_bins - 1)].append((xe == y) - (x == y))

@@ -80,7 +80,7 @@ def _auc(both: np.ndarray) -> float:
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and population standard deviation, as the paper reports figures over seeds (METHOD 3.3)."""
+    """Mean and population standard deviation, as SCOTT reports figures over seeds."""
     return float(np.mean(values)), float(np.std(values))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from cotray.serving.envelope import Refused
+from cotray.serving.middleware import Refused
 from cotray.serving.service import Service
 
 

@@ -12,8 +12,7 @@ from cotray.config import ServingConfig
 from cotray.records import Reply
 from cotray.serving.admission import admitted_by
 from cotray.serving.chat import Answered, ChatRequest, CompletionRequest, question_of
-from cotray.serving.envelope import Envelope, Refused, add_errors
-from cotray.serving.page import add_page
+from cotray.serving.middleware import Refused, RequestMiddleware, add_errors
 from cotray.serving.schema import (
     AnswerRequest,
     AnswerResponse,
@@ -25,6 +24,7 @@ from cotray.serving.schema import (
 )
 from cotray.serving.service import Backend, Service
 from cotray.serving.streams import event_stream, las_lines
+from cotray.serving.web_page import add_page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 413, 422, 429, 431, 500, 503, 504)
@@ -49,13 +49,16 @@ def create_app(backend: Backend, config: ServingConfig, keys: Sequence[str]) -> 
     _add_tasks(keyed, service)
     app.include_router(keyed)
     add_page(app)
-    app.add_middleware(Envelope, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s)
+    app.add_middleware(
+        RequestMiddleware, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s
+    )
     return app
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
+        """The process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: {"model": dict[str, dict[str, bool]]}})
@@ -76,6 +79,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 def _add_openai(app: APIRouter, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
+        """The versions of the student that are served."""
         cards = [
             {"id": name, "object": "model", "created": 0, "owned_by": "cotray"}
             for name in service.backend.shares
@@ -110,16 +114,21 @@ def _add_openai(app: APIRouter, service: Service) -> None:
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Any:
+        """As the `openai` client speaks it, streaming or not. Rationale, answer and the log-probability of
+        each choice are also in `choices[0].message.cotray`, apart from each other."""
         return await complete(body, request, is_chat=True)
 
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Any:
+        """The same for a plain prompt; apart in `choices[0].cotray`."""
         return await complete(body, request, is_chat=False)
 
 
 def _add_tasks(app: APIRouter, service: Service) -> None:
     @app.post("/v1/answer")
     async def answer(body: AnswerRequest, request: Request) -> AnswerResponse:
+        """Rationale, answer and the probability of each choice; after a given rationale, the answer that
+        follows from it."""
         model = service.version(body.model)
         pair = service.check(body.pair(request.state.id), body.rationale)
         key, ask = request.state.key, service.backend.answer
@@ -130,6 +139,7 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
 
     @app.post("/v1/simulate")
     async def simulate(body: SimulateRequest, request: Request) -> SimulateResponse:
+        """What the simulator predicts from the question, from the rationale and from both."""
         pair = service.check(body.pair(request.state.id), body.rationale)
         row = student_row(pair, body.rationale, body.answer)
         key, model = request.state.key, service.version(body.model)
@@ -144,11 +154,12 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
 
     @app.get("/v1/las/live")
     async def live() -> dict[str, Any]:
+        """LAS over a sliding window of live answers, per version of the student."""
         return await service.live()
 
     @app.post("/v1/las", response_class=StreamingResponse)
     async def las_of(body: LasRequest, request: Request) -> StreamingResponse:
-        """NDJSON: a line per row as it is done, then the LAS of all."""
+        """LAS of many rows, answered here or elsewhere, as NDJSON: a line per row as it is done, then LAS."""
         if len(body.rows) > service.config.max_rows:
             raise Refused(400, f"more than {service.config.max_rows} rows", code="too_many_rows")
         model = service.version(body.model)

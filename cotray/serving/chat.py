@@ -12,47 +12,62 @@ import re
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from cotray.records import QAPair, Reply, Task
-from cotray.serving.schema import Choices, Question
+from cotray.serving.schema import Choices, Described, Question
 
 # Of a line without space around it. No two neighbours here match the same character, so that a line which is
 # no choice is told in linear time.
 _CHOICE = re.compile(r"\(?([A-Za-z])[).]\s+(\S.*)")
 
 
-class Extra(BaseModel):
+class Extra(Described):
+    """What no OpenAI client has a field for."""
+
     model_config = ConfigDict(extra="forbid")
     task: Task | None = None
-    choices: Choices = []
+    """Inferred from the choices where it is missing."""
+    choices: Choices = Field(default_factory=list)
+    """Given here, lines of the message are not read as choices."""
 
 
-class Part(BaseModel):
+class Part(Described):
     type: Literal["text"]
+    """Nothing else is understood."""
     text: str
+    """Parts are joined by line breaks."""
 
 
-class Message(BaseModel):
+class Message(Described):
     role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Only the last message of the user is read."""
     content: str | list[Part] | None = None
+    """The question; lines such as `(A) rain` are its choices."""
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Described):
     include_usage: bool | None = False
+    """A last chunk with the number of tokens."""
 
 
-class _Completion(BaseModel):
+class _Completion(Described):
     model_config = ConfigDict(extra="allow")
     model: str
+    """One of /v1/models."""
     stream: bool | None = False
+    """As server-sent events."""
     stream_options: StreamOptions | None = None
+    """Of the stream."""
     n: Annotated[int, Field(ge=1, le=1)] | None = 1
+    """One answer per request."""
     cotray: Extra = Extra()
+    """The task and the choices, where the text does not say them."""
 
 
 class ChatRequest(_Completion):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    """The conversation."""
 
     def text(self) -> str:
         """The question as it was written; raises ValueError where no message is of the user."""
@@ -65,6 +80,7 @@ class ChatRequest(_Completion):
 
 class CompletionRequest(_Completion):
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    """The question; lines such as `(A) rain` are its choices."""
 
     def text(self) -> str:
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]

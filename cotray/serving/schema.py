@@ -15,15 +15,23 @@ Choices = Annotated[
 ]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+class Described(BaseModel):
+    """Texts of the fields become those of the OpenAPI schema."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Strict(Described):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Question(Strict):
     """A question; `choices` may be left out of yes_no, true_false and open ones."""
 
     question: Text
+    """Without its choices."""
     choices: Choices = []
+    """Each as text, without a letter."""
     task: Task | None = None
     """Inferred from the choices where it is missing: multiple_choice with, open without."""
 
@@ -53,18 +61,24 @@ class Question(Strict):
 
 class AnswerRequest(Question):
     model: str | None = None
+    """The version that answers; without it one is drawn by the versions' shares."""
     rationale: Text | None = None
     """Given: the student does not write one, but answers after this one (the counterfactual switch)."""
 
 
-class AnswerResponse(BaseModel):
+class AnswerResponse(Described):
     id: str
+    """Of the request; also in the header `X-Request-Id` and in the log."""
     model: str
+    """The version that answered."""
     rationale: str
+    """What the student wrote, or the one that was given."""
     answer: str
+    """One of the choices, or text for open questions."""
     wrote_answer: bool
     """Whether the student's own text named it; else it is the likeliest choice after its rationale."""
     choices: list[str]
+    """In the order of `probabilities`."""
     probabilities: list[float]
     """Of each choice, after the rationale; they add up to 1."""
 
@@ -85,24 +99,31 @@ class SimulateRequest(Question):
     model: str | None = None
     """The student version whose simulator is asked."""
     rationale: Annotated[str, StringConstraints(max_length=20_000)]
+    """What the student wrote; may be empty."""
     answer: Text
     """What the student answered: what the simulator should predict."""
 
 
-class SimulateResponse(BaseModel):
+class SimulateResponse(Described):
     """What the simulator says from the question alone, from the rationale alone and from both."""
 
     id: str
+    """Of the request."""
     sim_x: str
+    """Predicted from the question."""
     sim_e: str
+    """Predicted from the rationale."""
     sim_xe: str
+    """Predicted from both."""
     leaking: bool
     """Whether the rationale alone gives the answer away."""
 
 
 class LasRow(Question):
     id: str = ""
+    """Of the row in the answer; the request's with a number where it is missing."""
     rationale: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    """With `answer`: what a student elsewhere wrote."""
     answer: Text | None = None
     """With `rationale`: what a student elsewhere wrote. Without both, a student here is asked."""
 
@@ -115,33 +136,48 @@ class LasRow(Question):
 
 class LasRequest(Strict):
     rows: Annotated[list[LasRow], Field(min_length=1)]
+    """At most `serving.max_rows`."""
     model: str | None = None
+    """The version that answers, and whose simulator is asked."""
     num_resamples: Annotated[int, Field(ge=100, le=100_000)] = 10_000
+    """Of the bootstrap that the interval comes from."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 42
+    """Of the bootstrap."""
 
 
-class LasLine(BaseModel):
+class LasLine(Described):
     """One line of the NDJSON answer: `row` lines as they are done, `las` last."""
 
     type: Literal["row", "las", "error"]
+    """An `error` ends the answer: what came before it is all there is."""
     done: int
+    """Rows so far."""
     total: int
+    """Rows asked for."""
     row: dict | None = None
+    """The student's answer with the simulator's three predictions, and whether the rationale leaks."""
     las: dict | None = None
+    """LAS with its parts and its interval."""
     error: dict | None = None
+    """As in any other error."""
 
 
-class Problem(BaseModel):
+class Problem(Described):
     message: str
+    """What is wrong, and where."""
     type: str
+    """`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."""
     param: str | None = None
+    """Always null."""
     code: str | None = None
+    """A word for programs."""
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Described):
     """The shape of OpenAI's errors."""
 
     error: Problem
+    """The one problem."""
 
 
 def shares(logprobs: tuple[float, ...]) -> list[float]:

@@ -17,8 +17,8 @@ from cotray.config import ServingConfig
 from cotray.errors import TooLong
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import Access, is_local
-from cotray.serving.envelope import Refused
-from cotray.serving.places import Places
+from cotray.serving.fair_share import FairShare
+from cotray.serving.middleware import Refused
 from cotray.serving.schema import student_row
 
 T = TypeVar("T")
@@ -71,9 +71,9 @@ class Service:
     def __init__(self, backend: Backend, config: ServingConfig, keys: Sequence[str]) -> None:
         self.backend, self.config = backend, config
         self.access = Access(tuple(keys), per_minute=config.requests_per_minute)
-        self.places = Places(config.max_queued, num_keys=len(keys))
-        self.under_way = Places(UNDER_WAY * config.max_queued, num_keys=len(keys))
-        self.batches = Places(MAX_BATCHES, num_keys=len(keys))
+        self.places = FairShare(config.max_queued, num_keys=len(keys))
+        self.under_way = FairShare(UNDER_WAY * config.max_queued, num_keys=len(keys))
+        self.batches = FairShare(MAX_BATCHES, num_keys=len(keys))
         self.row_places = asyncio.Semaphore(max(1, config.max_queued // 4))
         self.rows_of_key = defaultdict[bytes, asyncio.Semaphore](lambda: asyncio.Semaphore(ROWS_AT_ONCE))
         self.num_answered = dict.fromkeys(backend.shares, 0)

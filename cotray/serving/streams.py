@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from cotray.records import QAPair, Reply, Simulation
 from cotray.scoring.las import las
-from cotray.serving.envelope import Refused, error_body, unforeseen
+from cotray.serving.middleware import Refused, error_body, unforeseen
 from cotray.serving.schema import LasLine, LasRequest, LasRow, student_row
 from cotray.serving.service import ROWS_AT_ONCE, Service
 

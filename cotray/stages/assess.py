@@ -11,22 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
-from cotray.config_assessing import Split
-from cotray.data.lease import Fence, lease
-from cotray.data.manifest import Manifest, fingerprint
-from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, RunFolder
+from cotray.config.assessing import Split
 from cotray.errors import ConfigError
+from cotray.pools.pool import run_pool
+from cotray.pools.replica import PoolStage, Process
+from cotray.pools.sorted_batches import in_sorted_batches
 from cotray.prompts.qa_pairs import pair_prompt_version
+from cotray.quality.summary import quality
 from cotray.records import Assessment, Rationale, TeacherRequest
-from cotray.scoring.quality import quality
 from cotray.stages.generate import current_rationales
-from cotray.stages.pool import run_pool
-from cotray.stages.replica import PoolStage, Process
-from cotray.stages.sorted_batches import in_sorted_batches
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import Manifest, fingerprint
+from cotray.storage.run_folder import DeadLetter, RunFolder
+from cotray.storage.shards import Shards
 
 if TYPE_CHECKING:
-    from cotray.scoring.assessor import Assessor
+    from cotray.quality.assessor import Assessor
 
 ROWS_PER_CALL = 64
 """Given to a replica at a time, which sorts them by length and cuts them into assessing.batch_size."""
@@ -67,6 +67,7 @@ def _assess(
         partial(_is_assessed, config.assessing.splits),
         key=("kind", "id", "sample"),
         fence=fence,
+        source_version=rationales.version,
     )
     for other in reversed(reuse_from):
         if _reuse(RunFolder(other), folder, shards, settings):
@@ -119,7 +120,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 def load_assessor(config: RunConfig) -> Assessor:
     """The judge of this run, with its models."""
-    from cotray.scoring.assessor import Assessor, OtherFacts
+    from cotray.quality.assessor import Assessor, OtherFacts
 
     other_facts = OtherFacts(_some_questions(RunFolder(config.run_dir)), seed=config.seed)
     return Assessor(config.assessing, other_facts=other_facts)

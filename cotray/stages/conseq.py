@@ -15,24 +15,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
-from cotray.config_assessing import MEASURE_OF
-from cotray.config_conseq import ConSeqConfig
-from cotray.data.lease import Fence
-from cotray.data.manifest import Manifest, fingerprint
-from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, RunFolder
+from cotray.config.assessing import MEASURE_OF
+from cotray.config.conseq import ConSeqConfig
 from cotray.errors import DataError
+from cotray.pools.pool import run_pool
+from cotray.pools.progress import training_progress
+from cotray.pools.replica import PoolStage, Process
+from cotray.pools.sorted_batches import in_sorted_batches
+from cotray.pools.train_workers import fit
+from cotray.quality.selection import describe_selection, select
+from cotray.quality.summary import quality
 from cotray.records import Assessment, TeacherRequest, TrainExample
-from cotray.scoring.quality import quality
 from cotray.stages.assess import current_assessments, load_assessor
 from cotray.stages.assess import settings_of as assess_settings
-from cotray.stages.examples import Renderer, too_long_letters, weight_lookup
-from cotray.stages.fit import fit
-from cotray.stages.pool import run_pool
-from cotray.stages.progress import training_progress
-from cotray.stages.replica import PoolStage, Process
-from cotray.stages.sorted_batches import in_sorted_batches
-from cotray.training.selection import describe_selection, select
+from cotray.storage.lease import Fence
+from cotray.storage.manifest import Manifest, fingerprint
+from cotray.storage.run_folder import DeadLetter, RunFolder
+from cotray.storage.shards import Shards
+from cotray.training.examples import Renderer, too_long_letters, weight_lookup
 
 if TYPE_CHECKING:
     from cotray.training.conseq import Contrast, Pairs
@@ -43,7 +43,7 @@ QUESTIONS_PER_CALL = 16
 
 def second_input(config: RunConfig, folder: RunFolder, first: Manifest) -> str:
     """What the second phase is made of, told before any of it is: `first` needs only settings and input."""
-    settings, source = _samples_of(config, folder, first)
+    settings, source = _samples_of(config, first, folder.require("requests", "prepare"))
     return fingerprint(fingerprint(settings, source), current_assessments(config, folder).fingerprint)
 
 
@@ -65,8 +65,8 @@ def draw_samples(
     config: RunConfig, folder: RunFolder, fence: Fence, first: Manifest, *, overwrite: bool, label: str
 ) -> Manifest:
     """Write and score samples of every factual training question, those that are not there yet."""
-    conseq = _section(config)
-    settings, source = _samples_of(config, folder, first)
+    conseq, requests = _section(config), folder.require("requests", "prepare")
+    settings, source = _samples_of(config, first, requests)
     if folder.begin("samples", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("samples", "train")
     version = fingerprint(settings, source)
@@ -79,6 +79,7 @@ def draw_samples(
         _is_factual_train,
         conseq.num_samples,
         fence=fence,
+        source_version=requests.version,
     )
     stage = PoolStage(
         shards,
@@ -176,7 +177,7 @@ def _scoring(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"assessing": config.assessing.model_copy(update=update)})
 
 
-def _samples_of(config: RunConfig, folder: RunFolder, first: Manifest) -> tuple[dict[str, Any], str]:
+def _samples_of(config: RunConfig, first: Manifest, requests: Manifest) -> tuple[dict[str, Any], str]:
     """Settings and input of samples/."""
     settings = {
         **_section(config).model_dump(include={"num_samples", "top_k"}),
@@ -184,7 +185,7 @@ def _samples_of(config: RunConfig, folder: RunFolder, first: Manifest) -> tuple[
         "seed": config.student.training.seed_or(config.seed),
         "assessing": assess_settings(_scoring(config)),
     }
-    return settings, fingerprint(first.fingerprint, folder.require("requests", "prepare").fingerprint)
+    return settings, fingerprint(first.fingerprint, requests.fingerprint)
 
 
 def _is_factual_train(table: pa.Table) -> Any:
@@ -193,7 +194,7 @@ def _is_factual_train(table: pa.Table) -> Any:
 
 
 def _load(config: RunConfig, student: str) -> Process:
-    from cotray.scoring.samples import Sampler, drafts_of
+    from cotray.inference.top_k_sampler import Sampler, sampled_rationales
 
     conseq, training = _section(config), config.student.training
     sampler = Sampler(
@@ -206,7 +207,7 @@ def _load(config: RunConfig, student: str) -> Process:
     assessor = load_assessor(_scoring(config))
 
     def process(requests: Sequence[TeacherRequest], *, on_finished: Any) -> list[Any]:
-        drafts = drafts_of(requests, num_samples=conseq.num_samples, method=config.method)
+        drafts = sampled_rationales(requests, num_samples=conseq.num_samples, method=config.method)
         written = in_sorted_batches(
             sampler.write, config.scoring.batch_size, "question", drafts, on_finished=lambda _: None
         )
@@ -272,7 +273,7 @@ def _mean_logprobs(
     models: Mapping[str, str], sides: Mapping[str, Sequence[TrainExample]], micro_batch_size: int
 ) -> dict[str, dict[str, float]]:
     """Per rationale token, in float32: side -> model -> mean."""
-    from cotray.models import load_for_inference
+    from cotray.models.loading import load_for_inference
     from cotray.training.conseq import rationale_only
     from cotray.training.step import Collator, evaluate
 

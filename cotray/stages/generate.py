@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig, TeacherConfig
-from cotray.data.lease import Fence, lease
-from cotray.data.manifest import FileEntry, Manifest, fingerprint
 from cotray.data.prepare import settings_of as prepare_settings
-from cotray.data.shards import Shards
-from cotray.data.store import DeadLetter, RunFolder
-from cotray.models import weights_identity
+from cotray.models.locations import weights_identity
+from cotray.pools.failure_causes import causes_of
+from cotray.pools.pool import run_pool
+from cotray.pools.replica import PoolStage, Process
 from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
-from cotray.stages.pool import run_pool
-from cotray.stages.replica import PoolStage, Process, causes_of
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import FileEntry, Manifest, fingerprint
+from cotray.storage.run_folder import DeadLetter, RunFolder
+from cotray.storage.shards import Shards
 from cotray.teacher.teacher import build_teacher, process_environment
 
 
@@ -68,6 +69,7 @@ def _generate(
         partial(_is_of_kind, settings["kinds"]),
         config.num_draws,
         fence=fence,
+        source_version=requests.version,
     )
     for other in reuse_from:
         _reuse(RunFolder(other), shards, settings, requests.fingerprint)

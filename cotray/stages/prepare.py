@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from cotray.config import RunConfig
 from cotray.data.prepare import prepare as prepare_rows
-from cotray.data.store import Manifest, RunFolder
+from cotray.pools.progress import progress_bar
 from cotray.records import QAPair
-from cotray.stages.progress import progress_bar
+from cotray.storage.run_folder import Manifest, RunFolder
 
 
 def prepare(config: RunConfig, *, overwrite: bool = False, label: str = "prepare") -> Manifest:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from cotray.config import RunConfig, dump_config
-from cotray.data.store import Manifest, RunFolder
-from cotray.errors import AtWork
+from cotray.errors import StageInUse
+from cotray.pools.ray_cluster import cluster
 from cotray.stages.assess import assess
-from cotray.stages.cluster import cluster
 from cotray.stages.generate import generate
-from cotray.stages.outlook import outlook
+from cotray.stages.overwrite_preview import overwrite_preview
 from cotray.stages.prepare import prepare
 from cotray.stages.score import score
 from cotray.stages.train import train
+from cotray.storage.run_folder import Manifest, RunFolder
 
 WAIT_S = 2
 """Between two looks at whether another process has ended."""
@@ -83,22 +80,9 @@ def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
 
 
 def serve_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
-    """Serve until interrupted or terminated; requests under way are finished then."""
-    from cotray.stages.serve import deployed
+    from cotray.stages.serve import serve
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    serving = config.serving
-    with cluster(config.ray, config.storage):
-        before = signal.signal(signal.SIGTERM, stop)
-        try:
-            with contextlib.suppress(KeyboardInterrupt), deployed(config):
-                print(f"serving on http://{serving.host}:{serving.port}/v1; Ctrl-C ends it", flush=True)
-                threading.Event().wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return "stopped"
+    return serve(config)
 
 
 def run_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
@@ -113,7 +97,7 @@ def run_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
             label = f"{position}/{len(config.methods)} {method}"
             one = config.for_method(method)
             if overwrite:
-                print(outlook(one, "run"), file=sys.stderr, flush=True)
+                print(overwrite_preview(one, "run"), file=sys.stderr, flush=True)
             run_stages(one, overwrite=overwrite, wait=wait, reuse_from=earlier, label=label)
     _write_config(config)
     return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
@@ -138,17 +122,17 @@ def run_stages(
         stages.insert(2, (assess, reusing))
     for stage, options in stages:
         name = f"{label} {stage.__name__}"
-        when_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
+        wait_until_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
     _write_config(config)
 
 
-def when_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
-    """The stage's manifest; raises AtWork if another process makes the stage and we are not to wait."""
+def wait_until_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
+    """The stage's manifest; raises StageInUse if another process makes the stage and we are not to wait."""
     is_told = False
     while True:
         try:
             return work()
-        except AtWork as other:
+        except StageInUse as other:
             if not wait:
                 raise
             if not is_told:
@@ -161,8 +145,8 @@ def _single(config: RunConfig, stage: Callable[..., Manifest], overwrite: bool, 
     _write_config(config, if_missing=True)
     with cluster(config.ray, config.storage):
         if overwrite:
-            print(outlook(config, stage.__name__), file=sys.stderr, flush=True)
-        manifest = when_free(wait, partial(stage, config, overwrite=overwrite))
+            print(overwrite_preview(config, stage.__name__), file=sys.stderr, flush=True)
+        manifest = wait_until_free(wait, partial(stage, config, overwrite=overwrite))
     _write_config(config)
     dead = f", {manifest.num_dead} dead letters (in dead_letter/)" if manifest.num_dead else ""
     return (

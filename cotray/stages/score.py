@@ -14,25 +14,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
-from cotray.data.lease import Fence, lease
-from cotray.data.manifest import FileEntry, Manifest, fingerprint
-from cotray.data.shards import Shards
-from cotray.data.store import RunFolder
 from cotray.errors import DataError
-from cotray.models import weights_identity
+from cotray.models.locations import weights_identity
+from cotray.pools.pool import run_pool
+from cotray.pools.progress import training_progress
+from cotray.pools.replica import PoolStage, Process
+from cotray.pools.sorted_batches import in_sorted_batches
+from cotray.pools.train_workers import PLACEMENT, fit
 from cotray.prompts.few_shot import FewShotPrompt
-from cotray.prompts.simulator import simulator_example
+from cotray.prompts.simulator import simulator_example, simulator_prompt_version
 from cotray.prompts.student import StudentPrompt, trained_prompt
 from cotray.records import Rationale, Simulation, StudentAnswer, TrainExample, normalized
 from cotray.scoring.las import las
+from cotray.scoring.probes import ground_truth
 from cotray.scoring.statistics import accuracy_ci95
-from cotray.stages.fit import PLACEMENT, fit
 from cotray.stages.generate import current_rationales
-from cotray.stages.pool import run_pool
-from cotray.stages.progress import training_progress
-from cotray.stages.replica import PoolStage, Process
-from cotray.stages.sorted_batches import in_sorted_batches
 from cotray.stages.train import current_student
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import FileEntry, Manifest, fingerprint
+from cotray.storage.run_folder import RunFolder
+from cotray.storage.shards import Shards
+from cotray.world.truth import probes
 
 ROWS_PER_CALL = 128
 """Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
@@ -67,6 +69,7 @@ def simulator_settings(config: RunConfig) -> dict[str, Any]:
     simulator = config.simulator
     settings = simulator.model_dump(exclude={"training": PLACEMENT})
     settings["seed"] = simulator.training.seed_or(config.seed)
+    settings["prompts"] = simulator_prompt_version(simulator.mode)
     if identity := weights_identity(simulator.model):
         settings["weights"] = identity
     return settings
@@ -92,7 +95,16 @@ def _answer(
     if folder.begin("answers", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("answers", "score")
     version = fingerprint(settings, source)
-    shards = Shards(folder.root, "rationales", "answers", StudentAnswer, version, _is_factual, fence=fence)
+    shards = Shards(
+        folder.root,
+        "rationales",
+        "answers",
+        StudentAnswer,
+        version,
+        _is_factual,
+        fence=fence,
+        source_version=rationales.version,
+    )
     for other in map(RunFolder, reuse_from):
         there = other.manifest("answers")
         if there is not None and there.fingerprint == fingerprint(settings, source):
@@ -102,7 +114,13 @@ def _answer(
     total = shards.num_wanted()
     _, files = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     fence.check()
-    return folder.finish(Manifest("answers", settings, source, total, total, 0), files)
+    metrics = {}
+    if config.data.is_world:
+        rows = (row for row in folder.read_records("answers", StudentAnswer) if row.split == "test")
+        metrics["ground_truth"] = ground_truth(
+            list(rows), num_resamples=config.scoring.num_resamples, seed=config.seed
+        )
+    return folder.finish(Manifest("answers", settings, source, total, total, 0, metrics), files)
 
 
 def _train_simulator(
@@ -165,7 +183,16 @@ def _simulate(
     if folder.begin("simulations", settings=settings, input=source, overwrite=overwrite) == "done":
         return folder.require("simulations", "score")
     version = fingerprint(settings, source)
-    shards = Shards(folder.root, "answers", "simulations", Simulation, version, _is_test, fence=fence)
+    shards = Shards(
+        folder.root,
+        "answers",
+        "simulations",
+        Simulation,
+        version,
+        _is_test,
+        fence=fence,
+        source_version=answers.version,
+    )
     stage = PoolStage(shards, StudentAnswer, build=partial(_load_simulator, config, folder.uri("simulator")))
     total = shards.num_wanted()
     if not total:
@@ -209,7 +236,7 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
 
 
 def _load_student(config: RunConfig, model: str) -> Process:
-    from cotray.scoring.predict import Student
+    from cotray.scoring.student import Student
 
     prompt: StudentPrompt = trained_prompt(config.student.training.tags)
     revision = "main"
@@ -224,12 +251,13 @@ def _load_student(config: RunConfig, model: str) -> Process:
         seed=config.seed,
         method=config.method,
         dtype=config.scoring.resolved_dtype("auto"),
+        prober=partial(probes, config.data.world) if config.data.is_world else None,
     )
     return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
 
 def _load_simulator(config: RunConfig, trained: str) -> Process:
-    from cotray.scoring.simulate import Simulator
+    from cotray.scoring.simulator import Simulator
 
     mode = config.simulator.mode
     is_trained = mode == "trained"

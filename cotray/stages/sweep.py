@@ -10,13 +10,13 @@ import re
 import traceback
 from collections.abc import Sequence
 
-from cotray.config_sweep import Cell, SweepConfig, runs
-from cotray.data.store import RunFolder
+from cotray.config.sweep import Cell, SweepConfig, runs
 from cotray.errors import StageError, cotray_error
+from cotray.pools.ray_cluster import cluster
+from cotray.report.claims import findings
 from cotray.report.sweep import write_sweep
-from cotray.stages.claims import findings
-from cotray.stages.cluster import cluster
 from cotray.stages.run import run_stages
+from cotray.storage.run_folder import RunFolder
 
 
 def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False, wait: bool = False) -> str:

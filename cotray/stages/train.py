@@ -10,21 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotray.config import RunConfig
-from cotray.data.lease import NO_FENCE, Fence, lease
-from cotray.data.manifest import Manifest
-from cotray.data.store import RunFolder
 from cotray.errors import DataError
-from cotray.models import weights_identity
+from cotray.models.locations import weights_identity
+from cotray.pools.metrics_channel import OnMetrics
+from cotray.pools.progress import training_progress
+from cotray.pools.train_workers import PLACEMENT, FitReport, fit
 from cotray.prompts.few_shot import FewShotPrompt
+from cotray.prompts.student import student_prompt_version
+from cotray.quality.selection import describe_selection, select
 from cotray.records import Assessment, Rationale, TrainExample
 from cotray.stages.assess import current_assessments
 from cotray.stages.conseq import check_scores, draw_samples, second_input, second_phase
-from cotray.stages.examples import Renderer, WeightOf, too_long_letters, weight_lookup
-from cotray.stages.fit import PLACEMENT, FitReport, fit
 from cotray.stages.generate import current_rationales
-from cotray.stages.progress import training_progress
-from cotray.stages.relay import OnMetrics
-from cotray.training.selection import describe_selection, select
+from cotray.storage.lease import NO_FENCE, Fence, lease
+from cotray.storage.manifest import Manifest
+from cotray.storage.run_folder import RunFolder
+from cotray.training.examples import Renderer, WeightOf, too_long_letters, weight_lookup
 
 
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
@@ -96,6 +97,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     settings = config.student.model_dump(exclude={"training": PLACEMENT, "conseq": True}) | {
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
+        "prompts": student_prompt_version(config.student.training.tags),
     }
     if identity := weights_identity(config.student.model):
         settings["weights"] = identity

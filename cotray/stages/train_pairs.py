@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 
 from cotray.config import DataConfig
-from cotray.config_pairs import PairsConfig
-from cotray.data.lease import Fence, lease
-from cotray.data.manifest import Manifest
+from cotray.config.pairs import PairsConfig
 from cotray.data.passages import STAGE, PassagePair, each_pair
 from cotray.data.readers import input_fingerprint, row_text
-from cotray.data.store import CHECKPOINTS, DeadLetter, RunFolder
 from cotray.errors import DataError
+from cotray.pools.progress import training_progress
+from cotray.pools.ray_cluster import cluster
+from cotray.pools.train_workers import PLACEMENT, FitReport, fit
 from cotray.prompts.qa_pairs import (
     QuestionAnswer,
     pair_example,
@@ -25,13 +25,13 @@ from cotray.prompts.qa_pairs import (
     pair_target,
     parse_pair,
 )
+from cotray.quality.pair_filter import has_words
 from cotray.records import TrainExample
-from cotray.scoring.qa_pairs import has_words
 from cotray.seeds import digest
-from cotray.stages.cluster import cluster
-from cotray.stages.examples import load_tokenizer_of
-from cotray.stages.fit import PLACEMENT, FitReport, fit
-from cotray.stages.progress import training_progress
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import Manifest
+from cotray.storage.run_folder import CHECKPOINTS, DeadLetter, RunFolder
+from cotray.training.examples import load_tokenizer_of
 
 
 def train_pairs(config: PairsConfig, data: str, out: str, *, overwrite: bool = False) -> Manifest:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from cotray.draws import draw
+from cotray.models.token_draws import draw
 
 StopReason = Literal["", "greedy_stop", "contrast_stop", "eos", "length"]
 
@@ -81,6 +81,8 @@ def choose_tokens(
         if uniform_B is None:
             return greedy_B, greedy_B
         scores_BV = _cooled(grounded_BV, decoding.temperature)
+    elif uniform_B is None:
+        return _best_tokens(grounded_BV, contrast_BV, decoding, weight=weight), greedy_B
     else:
         scores_BV = contrastive_scores(
             _cooled(grounded_BV, decoding.temperature),
@@ -89,6 +91,21 @@ def choose_tokens(
             plausibility=decoding.plausibility,
         )
     return scores_BV.argmax(-1) if uniform_B is None else draw(scores_BV, uniform_B), greedy_B
+
+
+def _best_tokens(
+    grounded_BV: torch.Tensor, contrast_BV: torch.Tensor, decoding: Decoding, *, weight: float | torch.Tensor
+) -> torch.Tensor:
+    """The argmax of `contrastive_scores`, `(B,)`, without its normalisers: they shift a row as a whole."""
+    grounded_BV = _cooled(grounded_BV, decoding.temperature)
+    contrast_BV = _cooled(contrast_BV, decoding.contrast_temperature).clamp(min=-1e30)
+    if isinstance(weight, torch.Tensor):
+        weight = weight.to(grounded_BV).unsqueeze(-1)
+    scores_BV = contrast_BV.mul_(-weight).add_(grounded_BV)
+    if decoding.plausibility > 0:
+        threshold_B1 = grounded_BV.amax(-1, keepdim=True) + math.log(decoding.plausibility)
+        scores_BV.masked_fill_(grounded_BV < threshold_B1, -math.inf)
+    return scores_BV.argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +146,7 @@ def token_logprobs(
 class StopTokens:
     """Which tokens end a rationale: end of sequence, or text with a line break in it.
 
-    By decoded text, because many vocabularies have tokens such as ".\\n\\n" (METHOD 6.1.6).
+    By decoded text, because many vocabularies have tokens such as ".\\n\\n".
     """
 
     eos: frozenset[int]
@@ -143,7 +160,7 @@ class StopTokens:
         """Why this step ends the rationale ("" = it does not), and the last piece of its text.
 
         The plain teacher's stop comes first: contrast suppresses line breaks, since both branches
-        want to stop after a finished sentence (METHOD 1.4, TV-4).
+        want to stop after a finished sentence (docs/explanation/method.md#stop-rules).
         """
         if greedy in self.eos or (greedy not in self.text_before_break and chosen in self.eos):
             return "eos", ""

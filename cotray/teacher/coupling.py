@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from cotray.draws import uniforms
+from cotray.models.token_draws import uniforms
 from cotray.teacher.contrastive import Decoding, choose_tokens, token_logprobs
 
 _FORCED = 1e30

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cotray.teacher.blocks import BlockBudget
+from cotray.teacher.block_budget import BlockBudget
 from cotray.teacher.contrastive import StopTokens, TokenScores
-from cotray.teacher.rationale import Decoded
+from cotray.teacher.rationale_writer import Decoded
 
 MAX_SPLITS_WITHOUT_PROGRESS = 16
 

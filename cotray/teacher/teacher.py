@@ -28,12 +28,12 @@ def build_teacher(config: TeacherConfig, *, method: str, seed: int = 0) -> Teach
     """Load the configured engine. `method` is greedy, contrast-... or human, without "+counterfactual";
     `seed` is for sampling."""
     if method == "human":
-        from cotray.teacher.human import HumanTeacher
+        from cotray.teacher.human_teacher import HumanTeacher
 
         return HumanTeacher()
     match config.engine:
         case "transformers":
-            from cotray.teacher.transformers_engine import TransformersTeacher
+            from cotray.teacher.transformers_teacher import TransformersTeacher
 
             return TransformersTeacher(config, method=method, seed=seed)
         case "vllm":
@@ -41,7 +41,7 @@ def build_teacher(config: TeacherConfig, *, method: str, seed: int = 0) -> Teach
 
             return VllmTeacher(config, method=method, seed=seed)
         case "fake":
-            from cotray.teacher.fake import FakeTeacher
+            from cotray.teacher.fake_teacher import FakeTeacher
 
             return FakeTeacher(config, method=method, seed=seed)
 

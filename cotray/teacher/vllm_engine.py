@@ -4,7 +4,7 @@ Each draw becomes two engine requests, grounded and contrast. `PairedLogits`, a 
 the logits of both in one step, chooses the pair's token, and leaves both rows no other choice; vLLM's own
 greedy sampler then emits it twice. Which tokens count is decided by `Lockstep` on this side.
 
-vllm.md beside this file says what of vLLM it relies on, and why no token comes from an unpaired step.
+docs/explanation/lockstep.md says what of vLLM it relies on, and why no token comes from an unpaired step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from cotray.config import TeacherConfig
 from cotray.errors import ConfigError, EngineDied
-from cotray.models import device_and_dtype, model_path
+from cotray.models.loading import device_and_dtype
+from cotray.models.locations import model_path
 from cotray.teacher.contrastive import Decoding, StopTokens
 from cotray.teacher.coupling import Coupling, CouplingSettings, Slot, read_evidence
 from cotray.teacher.lockstep import Emission, Limits, Refused, Row

@@ -13,12 +13,18 @@ from queue import Empty, SimpleQueue
 
 from cotray.config import TeacherConfig
 from cotray.errors import EngineDied
-from cotray.models import count_parameters, load_tokenizer
+from cotray.models.loading import count_parameters, load_tokenizer
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import Decoding
 from cotray.teacher.lockstep import Lockstep, Pair
-from cotray.teacher.rationale import RationaleWriter, num_common, plausibility_of, sample_seeds, stop_tokens
+from cotray.teacher.rationale_writer import (
+    RationaleWriter,
+    num_common,
+    plausibility_of,
+    sample_seeds,
+    stop_tokens,
+)
 from cotray.teacher.vllm_engine import VllmEngine
 
 _Job = tuple[Pair, "Future[Pair]"]

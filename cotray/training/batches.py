@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
+from cotray.models.sequences import encode
 from cotray.records import TrainExample
 from cotray.seeds import seeded
-from cotray.sequences import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,7 +94,7 @@ class StudentBatches:
 
 
 class SimulatorBatches(Generic[T]):
-    """Batches with input dropout (METHOD 4.2), so that one simulator learns from x, e and x + e.
+    """Batches with input dropout (Hase et al. 2020), so that one simulator learns from x, e and x + e.
 
     Of a batch of B, int(explanation_dropout * B) rows lose e and int(input_dropout * B) others lose x.
     `render(item, drop_x, drop_e)` is a module-level function that writes the example.

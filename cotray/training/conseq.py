@@ -1,7 +1,8 @@
-"""ConSeq (METHOD 5.6): a student learns its best rationales and unlearns the worst that it writes itself.
+"""ConSeq: a student learns its best rationales and unlearns the worst that it writes itself.
 
 Of the questions whose teacher rationale scores among the highest and whose worst sample of the student's own
 scores among the lowest, the one becomes likelier and the other unlikelier, on the tokens of the rationale.
+Nan et al. 2021; formulas: docs/explanation/method.md#conseq
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from cotray.config_assessing import Score
+from cotray.config.assessing import Score
 from cotray.prompts.student import rationale_span
 from cotray.records import Assessment, Kind, TrainExample
 from cotray.training.batches import StepExamples, Stream, place

@@ -1,4 +1,4 @@
-"""The training loop. Every worker runs it; the model is already sharded (see shard.py)."""
+"""The training loop. Every worker runs it; the model is already sharded (see fsdp.py)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from cotray.config import TrainingConfig
 from cotray.errors import StageError
 from cotray.records import TrainExample
 from cotray.training.batches import Batches
 from cotray.training.checkpoint import Progress, TrainState, keep_as_best, load
+from cotray.training.fsdp import rank_and_world
 from cotray.training.schedule import Schedule, build_schedule
-from cotray.training.shard import rank_and_world
 from cotray.training.step import Collator, MicroBatch, evaluate, seed_dropout, train_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from cotray.config import TrainingConfig
 
 Report = Callable[[dict[str, float]], None]
 
@@ -87,7 +88,7 @@ def train(
 def _evaluate_epoch(
     state: TrainState, dev_batches: Sequence[MicroBatch], config: TrainingConfig, schedule: Schedule
 ) -> dict[str, float]:
-    """Dev loss, best weights, and SCOTT's stop rule (METHOD 3.3)."""
+    """Dev loss, best weights, and SCOTT's rule of early stopping."""
     progress = state.progress
     dev_loss = evaluate(state.model, dev_batches)
     if not math.isfinite(dev_loss):

@@ -1,9 +1,9 @@
 """The student's loss, L = (1 - alpha) * factual + alpha * counterfactual, as weighted sums over tokens.
 
-Each term is a mean over the supervised tokens of the whole optimizer step (SCOTT; METHOD 3.2). Workers and
+Each term is a mean over the supervised tokens of the whole optimizer step (SCOTT). Workers and
 micro-batches therefore add up sums; the division by the step's token counts is in `loss_weights`. With
-rejected examples, the first term is ConSeq's (METHOD 5.6): its mean is over the tokens of both, those to be
-learned and those to be unlearned.
+rejected examples, the first term is ConSeq's: its mean is over the tokens of both, those to be
+learned and those to be unlearned. Formulas: docs/explanation/method.md#student-loss
 
 B: batch  K: columns with a label  V: vocabulary
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from cotray.sequences import IGNORED, Batch
+from cotray.models.sequences import IGNORED, Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,10 +1,15 @@
-"""Learning rate: linear warm-up, then linear decay to 0 at the last step (METHOD 3.3, TV-7)."""
+"""Learning rate: linear warm-up, then linear decay to 0 at the last step.
+
+docs/explanation/method.md#learning-rate-and-early-stopping
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cotray.config import TrainingConfig
+if TYPE_CHECKING:
+    from cotray.config import TrainingConfig
 
 
 @dataclass(frozen=True)

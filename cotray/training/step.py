@@ -16,12 +16,12 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from cotray.errors import StageError
+from cotray.models.sequences import Batch, Encoded, collate, encode
 from cotray.records import TrainExample
 from cotray.seeds import digest
-from cotray.sequences import Batch, Encoded, collate, encode
 from cotray.training.batches import StepExamples
+from cotray.training.fsdp import all_sum, begin_backward, rank_and_world, reshard
 from cotray.training.loss import batch_loss_sum, loss_weights, num_supervised
-from cotray.training.shard import all_sum, begin_backward, rank_and_world, reshard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

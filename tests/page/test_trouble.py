@@ -21,7 +21,7 @@ from visits import (
 )
 
 from cotray.records import QAPair, Reply
-from cotray.serving.page import MODULES, WEB
+from cotray.serving.web_page import MODULES, WEB
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 

@@ -18,7 +18,7 @@ from playwright.sync_api import ConsoleMessage, Page, Request
 from cotray.config import ServingConfig
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.app import create_app
-from cotray.serving.window import Windows
+from cotray.serving.las_window import Windows
 
 MINUTE_MS = 60_000
 SWITCH = "Answer after this rationale"

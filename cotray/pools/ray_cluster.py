@@ -1,0 +1,83 @@
+"""Joining a Ray cluster: a running one where RAY_ADDRESS or ray.address names it, else one of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from cotray.config import RayConfig, StorageConfig
+from cotray.pools.fork_server import fork_server
+from cotray.storage.filesystems import environment
+
+
+def num_nodes() -> int:
+    """Nodes of the cluster that are alive."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+@contextlib.contextmanager
+def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator[None]:
+    """Ray is up inside, and its workers know the storage; what was started here, and only that, is shut
+    down after."""
+    # Read by Ray at import: no usage report, no half-minute of draining when a local cluster stops,
+    # and no message per killed idle worker.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Replicas that wait for a node ask for it; Ray Data would ask too, and hold nodes until a stage ends.
+    for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "1000000")
+    import ray
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().print_on_execution_start = False
+    # It prints tracebacks of errors that are also raised.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or config.address
+    with _local(config) if address == "local" else _running(address, storage):
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _local(config: RayConfig) -> Iterator[None]:
+    import ray
+
+    # For Ray's dashboard, which a local cluster has not; with many tasks they fill its memory.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    with fork_server() as runtime_env:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib << 20,
+            include_dashboard=False,
+            runtime_env=runtime_env,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+        yield
+
+
+@contextlib.contextmanager
+def _running(address: str, storage: StorageConfig | None) -> Iterator[None]:
+    import ray
+
+    variables = environment(storage) if storage else {}
+    ray.init(
+        address=address,
+        runtime_env={"env_vars": variables} if variables else None,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+    )
+    yield

@@ -1,0 +1,87 @@
+"""What a report says of one method, and of one example question: plain records, for tables and pages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cotray.records import Rationale, Simulation
+from cotray.report.comparison import Difference
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """One method's row of the table, its curves and its counts."""
+
+    method: str
+    run_dir: str
+    accuracy: dict[str, Any]
+    oracle_accuracy: dict[str, Any]
+    perturbed_accuracy: dict[str, Any]
+    wrote_answer: dict[str, Any]
+    las: dict[str, Any]
+    history: list[dict[str, float]]
+    simulator_history: list[dict[str, float]]
+    counts: dict[str, Any]
+    quality: dict[str, Any] | None = None
+    """What `assess` found; None where it did not run."""
+    selection: dict[str, Any] | None = None
+    """What `assessing.rules` caught; None without rules."""
+    conseq: dict[str, Any] | None = None
+    """What the second phase of `train` learned and unlearned; None without `student.conseq`."""
+    ground_truth: dict[str, Any] | None = None
+    """What is really so: `n` questions, shares of them such as `following`, and intervals as
+    `following_ci95`; None where the answers' manifest has none. cotray/scoring/probes.py"""
+
+    @property
+    def num_questions(self) -> int:
+        """Test questions: all of them are in LAS and in the accuracy."""
+        return self.accuracy["n"]
+
+    @property
+    def faithfulness(self) -> float | None:
+        """The share of questions in which the answer really follows the rationale."""
+        return self.ground_truth.get("following") if self.ground_truth else None
+
+    @property
+    def num_probed(self) -> int:
+        """Questions behind the ground truth."""
+        return (self.ground_truth or {}).get("n", self.num_questions)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, with what one looks for first beside them: nothing of it is rounded or left out."""
+        return asdict(self) | {
+            "n": self.num_questions,
+            "ci95": self.las["ci95"],
+            "ground_truth_faithfulness": self.faithfulness,
+        }
+
+
+@dataclass(frozen=True)
+class MethodDifference:
+    """`method`'s figures minus those of `against`, over the test questions that both have."""
+
+    method: str
+    against: str
+    las: Difference
+    accuracy: Difference
+
+
+@dataclass(frozen=True)
+class MethodExample:
+    """One method's rationales and predictions for an example question."""
+
+    method: str
+    rationale: Rationale
+    simulation: Simulation
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test question with what every method made of it."""
+
+    question: str
+    choices: list[str]
+    answer: str
+    reference_rationale: str
+    methods: list[MethodExample]

@@ -1,0 +1,203 @@
+"""The whole application on Ray Serve: real models (tiny, random), the real openai client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from serving import KEY, run_folder, served, serving_config, wait_for
+
+from cotray.config import RunConfig
+from cotray.prompts.student import trained_prompt
+from cotray.records import QAPair, StudentAnswer
+from cotray.scoring.las import las
+from cotray.scoring.simulator import Simulator
+from cotray.scoring.student import Student
+
+pytestmark = pytest.mark.ray
+
+PAIR = QAPair("q", "multiple_choice", "Where does rain come from?", ("clouds", "rivers", "snow"), "")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Two versions: `student` decoder-only, `paper` encoder-decoder and never chosen by chance."""
+    first = run_folder(tmp_path_factory.mktemp("run"), student="random:qwen2")
+    second = run_folder(tmp_path_factory.mktemp("run"), student="random:t5", simulator="random:qwen2")
+    versions = [{"name": "student", "run_dir": first}, {"name": "paper", "run_dir": second, "share": 1e-12}]
+    return serving_config(first, students=versions)
+
+
+@pytest.fixture(scope="module")
+def url(config: RunConfig) -> Iterator[str]:
+    with served(config) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def http(url: str) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def student(config: RunConfig) -> Student:
+    """The same student in this process."""
+    return Student(
+        f"{config.run_dir}/student",
+        config=config.scoring,
+        prompt=trained_prompt("on"),
+        seed=config.seed,
+        method=config.method,
+    )
+
+
+def test_the_openai_client_lists_completes_and_streams(url: str, student: Student) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    assert [model.id for model in client.models.list()] == ["student", "paper"]
+    asked: Any = {
+        "model": "student",
+        "messages": [{"role": "user", "content": PAIR.question}],
+        "extra_body": {"cotray": {"choices": list(PAIR.choices)}},
+    }
+    whole = client.chat.completions.create(**asked)
+    (expected,) = student.respond([PAIR], [None])
+    message = whole.choices[0].message
+    assert message.content == expected.text
+    apart = message.model_extra["cotray"]  # type: ignore[index]
+    assert (apart["rationale"], apart["answer"]) == (expected.rationale, expected.answer)
+    assert apart["answer_logprobs"] == pytest.approx(expected.choice_logprobs, abs=1e-4)
+    assert whole.usage and whole.usage.completion_tokens == expected.num_tokens
+
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == expected.text
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) > 1
+    plain = client.completions.create(model="student", prompt="Is ice cold?")
+    assert plain.choices[0].text
+
+
+def test_a_wrong_key_is_an_authentication_error_of_the_client(url: str) -> None:
+    with pytest.raises(openai.AuthenticationError, match="wrong or missing API key"):
+        openai.OpenAI(base_url=f"{url}/v1", api_key="wrong").models.list()
+
+
+def test_requests_at_once_are_answered_as_each_alone(http: httpx.Client, student: Student) -> None:
+    """They share batches with others of all lengths."""
+    pairs = [
+        QAPair(f"q{i}", "yes_no", f"Is {'very ' * i}cold ice cold?", ("yes", "no"), "") for i in range(12)
+    ]
+    bodies = [{"question": pair.question, "task": "yes_no"} for pair in pairs]
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda body: http.post("/v1/answer", json=body).json(), bodies))
+    for pair, answer in zip(pairs, answers, strict=True):
+        (expected,) = student.respond([pair], [None])
+        assert (answer["rationale"], answer["answer"]) == (expected.rationale, expected.answer)
+        assert sum(answer["probabilities"]) == pytest.approx(1)
+
+
+def test_an_edited_rationale_is_answered_as_the_student_would(http: httpx.Client, student: Student) -> None:
+    (expected,) = student.respond([PAIR], ["Snow falls from above."])
+    body = {"question": PAIR.question, "choices": PAIR.choices, "rationale": "Snow falls from above."}
+    answer = http.post("/v1/answer", json=body).json()
+    assert (answer["answer"], answer["wrote_answer"]) == (expected.answer, False)
+
+
+def test_las_of_answers_made_elsewhere_is_that_of_the_offline_functions(
+    config: RunConfig, http: httpx.Client
+) -> None:
+    rows = [
+        StudentAnswer(f"r{i}", "multiple_choice", f"Which is {i}?", ("one", "two", "three"), "",
+                      rationale=f"It is number {i % 3}.", student_answer=("one", "two", "three")[i % 3])
+        for i in range(40)
+    ]  # fmt: skip
+    simulated = Simulator(f"{config.run_dir}/simulator", mode="trained").simulate(rows)
+    expected = las(
+        [row.student_answer for row in simulated],
+        [row.sim_x for row in simulated],
+        [row.sim_e for row in simulated],
+        [row.sim_xe for row in simulated],
+        num_resamples=config.scoring.num_resamples,
+        seed=config.seed,
+    )
+    body = [
+        {
+            "id": row.id,
+            "question": row.question,
+            "choices": row.choices,
+            "rationale": row.rationale,
+            "answer": row.student_answer,
+        }
+        for row in rows
+    ]
+    response = http.post("/v1/las", json={"rows": body, "num_resamples": config.scoring.num_resamples})
+    lines = [json.loads(line) for line in response.text.splitlines()]
+    assert [line["row"]["id"] for line in lines[:-1]] == [row.id for row in rows]
+    for key in ("las", "sim_gain", "leak_rate"):
+        value = getattr(expected, key)
+        shown = lines[-1]["las"].get(key)
+        assert shown is value is None or shown == pytest.approx(value, abs=1e-9)
+
+
+def test_two_versions_answer_side_by_side_each_with_its_own_simulator(
+    config: RunConfig, http: httpx.Client
+) -> None:
+    """The second is an encoder-decoder; without a name the first is drawn (its share is nearly all)."""
+    folder = config.serving.students[1].run_dir
+    paper = Student(
+        f"{folder}/student", config=config.scoring, prompt=trained_prompt("on"), seed=0, method=config.method
+    )
+    (expected,) = paper.respond([PAIR], [None])
+    question = {"question": PAIR.question, "choices": PAIR.choices}
+    answer = http.post("/v1/answer", json=question | {"model": "paper"}).json()
+    assert (answer["model"], answer["rationale"], answer["answer"]) == (
+        "paper",
+        expected.rationale,
+        expected.answer,
+    )
+    assert http.post("/v1/answer", json=question).json()["model"] == "student"
+    row = StudentAnswer.from_row(PAIR.to_row() | {"rationale": "Rain.", "student_answer": "snow"})
+    says = {}
+    for version in config.serving.students:
+        (simulated,) = Simulator(f"{version.run_dir}/simulator", mode="trained").simulate([row])
+        body = question | {"rationale": "Rain.", "answer": "snow", "model": version.name}
+        said = http.post("/v1/simulate", json=body).json()
+        says[version.name] = (said["sim_x"], said["sim_e"], said["sim_xe"])
+        assert says[version.name] == (simulated.sim_x, simulated.sim_e, simulated.sim_xe)
+    assert says["student"] != says["paper"]
+
+
+def test_live_answers_reach_the_window_without_their_text(config: RunConfig, http: httpx.Client) -> None:
+    before = http.get("/v1/las/live").json()["versions"]["student"]["seen"]
+    for _ in range(3):
+        assert http.post("/v1/answer", json={"question": "Is ice cold?", "task": "yes_no"}).status_code == 200
+
+    def live() -> dict[str, Any]:
+        return http.get("/v1/las/live").json()
+
+    wait_for(lambda: live()["versions"]["student"]["seen"] >= before + 3)
+    assert live()["versions"]["student"]["rows"] > 0 and not live()["versions"]["student"]["stale"]
+    saved = Path(config.run_dir) / "live" / "student.jsonl"
+    wait_for(saved.is_file)
+    assert "ice" not in saved.read_text()
+
+
+def test_the_service_is_ready_when_all_models_are(http: httpx.Client) -> None:
+    ready = http.get("/readyz")
+    loaded = {"student": True, "paper": True}
+    assert (ready.status_code, ready.json()) == (200, {"student": loaded, "simulator": loaded})
+
+
+def test_every_response_has_one_request_id_which_a_client_may_choose(http: httpx.Client) -> None:
+    ids = http.get("/healthz").headers.get_list("x-request-id")
+    assert len(ids) == 1 and ids[0]
+    chosen = http.get("/healthz", headers={"x-request-id": "mine-7"}).headers.get_list("x-request-id")
+    assert chosen == ["mine-7"]

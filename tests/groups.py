@@ -1,0 +1,106 @@
+"""python -m tests.groups: every test, group by group, and at the end what each group had and took.
+
+Files with a Ray cluster run in a process each: Ray reads settings once per process, and after one cluster
+actors of the next in the same process were found dead before they ran. Such a file waits for processes half
+of its time, so that two groups run at once. What a group prints is shown when it has ended.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+NUM_AT_ONCE = 2
+WITH_DEADLINES = {"test_serve", "test_serve_faults"}
+SLOWEST_FIRST = ("test_sweep", "test_run_cluster", "test_chaos", "test_stage_train")
+"""So that no long group begins when the others end."""
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    arguments: tuple[str, ...]
+    """Of pytest."""
+
+
+@dataclass(frozen=True)
+class Result:
+    group: Group
+    exit_code: int
+    output: str
+    seconds: float
+
+    @property
+    def counts(self) -> str:
+        """Pytest's own, such as `12 passed, 1 skipped`."""
+        lines = [line for line in self.output.splitlines() if re.search(r" in [\d.]+s", line)]
+        return re.sub(r" in .*|=", "", lines[-1]).strip() if lines else "no test ran"
+
+
+def one_by_one() -> Iterator[Group]:
+    """What has two processes of its own, and what tests what becomes of requests under full load."""
+    yield Group(
+        "without Ray and vLLM", ("-m", "not ray and not vllm", "--numprocesses", "2", "--dist", "loadfile")
+    )
+    for path in with_ray():
+        if path.stem in WITH_DEADLINES:
+            yield of_file(path)
+
+
+def side_by_side() -> Iterator[Group]:
+    """The groups that leave cores idle, the slowest first."""
+    yield Group("vLLM", ("-m", "vllm and not ray"))
+
+    def place(path: Path) -> tuple[int, str]:
+        is_slow = path.stem in SLOWEST_FIRST
+        return (SLOWEST_FIRST.index(path.stem) if is_slow else len(SLOWEST_FIRST)), str(path)
+
+    for path in sorted(with_ray(), key=place):
+        if path.stem not in WITH_DEADLINES:
+            yield of_file(path)
+
+
+def with_ray() -> list[Path]:
+    paths = (ROOT / "tests").rglob("test_*.py")
+    return sorted(path for path in paths if "mark.ray" in path.read_text("utf-8"))
+
+
+def of_file(path: Path) -> Group:
+    return Group(str(path.relative_to(ROOT)), ("-m", "ray", str(path)))
+
+
+def run(group: Group) -> Result:
+    """The group in a process of its own; its output is printed as a whole."""
+    command = [sys.executable, "-m", "pytest", *group.arguments, "--durations=5"]
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout, flush=True)
+    return Result(group, done.returncode, done.stdout, time.monotonic() - began)
+
+
+def run_all(groups: Iterable[Group], num_at_once: int) -> list[Result]:
+    with ThreadPoolExecutor(num_at_once) as threads:
+        return list(threads.map(run, groups))
+
+
+def main() -> int:
+    began = time.monotonic()
+    results = [*map(run, one_by_one()), *run_all(side_by_side(), NUM_AT_ONCE)]
+    width = max(len(result.group.name) for result in results)
+    print(f"{'group':<{width}}  seconds  tests")
+    for result in results:
+        failed = "" if result.exit_code == 0 else f"  FAILED (exit code {result.exit_code})"
+        print(f"{result.group.name:<{width}}  {result.seconds:7.0f}  {result.counts}{failed}")
+    print(f"{'all':<{width}}  {time.monotonic() - began:7.0f}")
+    return int(any(result.exit_code for result in results))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

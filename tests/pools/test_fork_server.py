@@ -1,0 +1,118 @@
+"""Processes that the fork server makes are what a new Python would be, with torch imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cotray.pools.fork_server import fork_server
+
+SCRIPT = """
+import json, os, random, sys, threading
+print(json.dumps({
+    "arguments": sys.argv, "variable": os.environ.get("COTRAY_TEST"), "folder": os.getcwd(), "name": __name__,
+    "has_torch": "torch" in sys.modules, "threads": threading.active_count(), "draw": random.random(),
+    "torch_threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
+    "parent": os.getppid(), "leader": os.getsid(0) == os.getpid(), "pid": os.getpid(),
+}))
+print("an error", file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[list[str]]:
+    with fork_server() as runtime_env:
+        yield shlex.split(runtime_env["py_executable"])
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "worker.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def run(client: list[str], script: Path, folder: Path, **more: str) -> tuple[dict, str]:
+    environment = {"COTRAY_TEST": "here", "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "3"} | more
+    command = [*client, str(script), "--port=1", "a b"]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def test_a_forked_worker_has_the_arguments_environment_folder_and_streams_it_was_asked_for(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    told, errors = run(client, script, tmp_path)
+    assert told["arguments"] == [str(script), "--port=1", "a b"] and told["name"] == "__main__"
+    assert (told["variable"], told["folder"]) == ("here", str(tmp_path))
+    assert told["has_torch"] and told["threads"] == 1 and told["leader"]
+    assert errors == "an error\n" and told["torch_threads"] == 3
+
+
+def test_workers_do_not_share_their_random_numbers(client: list[str], script: Path, tmp_path: Path) -> None:
+    first, second = (run(client, script, tmp_path)[0] for _ in range(2))
+    assert first["draw"] != second["draw"] and first["pid"] != second["pid"]
+    assert first["parent"] == second["parent"]
+
+
+def test_the_client_ends_when_its_worker_is_killed(client: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "sleeper.py"
+    path.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    with subprocess.Popen([*client, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        os.kill(int(process.stdout.readline()), signal.SIGKILL)
+        assert process.wait(timeout=60) == 0
+
+
+def test_without_a_server_the_worker_starts_in_the_usual_way(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    *python, _ = client
+    told, _ = run([*python, str(tmp_path / "nobody")], script, tmp_path)
+    assert not told["has_torch"] and told["variable"] == "here" and told["parent"] == os.getpid()
+
+
+def test_a_worker_that_needs_a_library_before_python_is_not_forked(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    told, _ = run(client, script, tmp_path, LD_PRELOAD="")
+    assert not told["has_torch"] and told["parent"] == os.getpid()
+
+
+def test_a_server_in_which_a_thread_runs_forks_nothing(script: Path, tmp_path: Path) -> None:
+    code = (
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "import sys; from cotray.pools import fork_server\nfork_server.IMPORTS = ()\n"
+        "work = fork_server.serve(sys.argv[1])\nassert work is None"
+    )
+    address = str(tmp_path / "socket")
+    server = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE)
+    while not Path(address).exists():
+        assert server.poll() is None
+    told, _ = run([sys.executable, str(_client_file()), address], script, tmp_path)
+    assert told["parent"] == os.getpid()
+    assert server.stdin is not None
+    server.stdin.close()
+    assert server.wait(timeout=60) == 0
+
+
+def _client_file() -> Path:
+    from cotray.pools import fork_client
+
+    return Path(fork_client.__file__)
+
+
+def test_the_server_ends_with_the_block_and_leaves_no_folder() -> None:
+    with fork_server() as runtime_env:
+        folder = Path(shlex.split(runtime_env["py_executable"])[-1]).parent
+        assert folder.is_dir()
+    assert not folder.exists()

@@ -1,0 +1,268 @@
+"""The vLLM teacher, with real engines: token for token the transformers teacher's rationales.
+
+Every engine runs in a process of its own, which returns plain values and is gone afterwards.
+"""
+
+import multiprocessing
+import random
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+from cotray.config import DecodingConfig, TeacherConfig
+from cotray.errors import ConfigError
+from cotray.records import QAPair, Rationale, Task, TeacherRequest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+
+WORDS = ["a", "cat", "river", "eat", "blue", "run", "seven", "houses", "under", "Rome"]
+
+
+def in_process(function: Callable, *arguments: Any) -> Any:
+    """A watchdog as well: pytest-timeout ends the wait, and the process with it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        future = executor.submit(function, *arguments)
+        try:
+            return future.result()
+        except BaseException:
+            for process in executor._processes.values():
+                process.kill()
+            raise
+
+
+def make_requests(count: int, *, longest: int = 14) -> list[TeacherRequest]:
+    random_ = random.Random(0)
+    requests = []
+    tasks: list[tuple[Task, tuple[str, str]]] = [
+        ("yes_no", ("yes", "no")),
+        ("true_false", ("true", "false")),
+    ]
+    for index in range(count):
+        text = " ".join(random_.choice(WORDS) for _ in range(random_.randint(1, longest)))
+        task, choices = tasks[index % 2]
+        target, contrast = choices[index % 3 % 2], choices[1 - index % 3 % 2]
+        requests.append(
+            TeacherRequest(
+                str(index), task, text, choices, target, target_answer=target, contrast_answer=contrast
+            )
+        )
+    return requests
+
+
+def config(
+    model: str, *, engine: str = "vllm", engine_args: dict | None = None, **options: Any
+) -> TeacherConfig:
+    decoding: dict = {"max_new_tokens": 20, "plausibility": 0.0} | options.pop("decoding", {})
+    settings: dict = {"max_pairs": 8, "num_demonstrations": 1, "record_scores": True} | options
+    return TeacherConfig(
+        engine=engine,  # type: ignore[arg-type]
+        model=model,
+        dtype="float32",
+        engine_args={"max_model_len": 2048, "enforce_eager": True} | (engine_args or {})
+        if engine == "vllm"
+        else {},
+        decoding=DecodingConfig(**decoding),
+        **settings,
+    )
+
+
+def transformers_results(settings: TeacherConfig, method: str, requests, weights=None) -> list[Rationale]:
+    from cotray.teacher.transformers_teacher import TransformersTeacher
+
+    settings = settings.model_copy(update={"engine": "transformers", "engine_args": {}})
+    return TransformersTeacher(settings, method=method, seed=7).generate(requests, weights=weights)
+
+
+def transformers_tokens(settings: TeacherConfig, method: str, requests) -> list[list[int]]:
+    from cotray.teacher.transformers_teacher import TransformersTeacher
+
+    settings = settings.model_copy(update={"engine": "transformers", "engine_args": {}})
+    return [decoded.tokens for decoded in TransformersTeacher(settings, method=method).decode(requests)]
+
+
+def vllm_results(settings: TeacherConfig, method: str, requests, weights=None) -> list[Rationale]:
+    from cotray.teacher.vllm_teacher import VllmTeacher
+
+    teacher = VllmTeacher(settings, method=method, seed=7)
+    try:
+        return teacher.generate(requests, weights=weights)
+    finally:
+        teacher.close()
+
+
+def assert_same(actual: list[Rationale], expected: list[Rationale]) -> None:
+    fields = ("id", "sample", "tokens", "greedy_tokens", "stop_reason", "rationale", "num_tokens", "error")
+    scores = (
+        "grounded_logprobs",
+        "contrast_logprobs",
+        "greedy_grounded_logprobs",
+        "greedy_contrast_logprobs",
+    )
+    assert len(actual) == len(expected)
+    for a, e in zip(actual, expected, strict=True):
+        assert {f: getattr(a, f) for f in fields} == {f: getattr(e, f) for f in fields}
+        for name in scores:
+            assert getattr(a, name) == pytest.approx(getattr(e, name), abs=1e-3), (a.id, name)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "opt"])
+def test_random_models_give_the_transformers_engines_tokens_and_scores(architecture: str) -> None:
+    # One of them as users run it, compiled; compiling the others too would take 12 s each.
+    engine_args = {"enforce_eager": architecture != "llama"}
+    settings, requests = config(f"random:{architecture}", engine_args=engine_args), make_requests(24)
+    weights = [(0.0, 0.3, 0.5, 1.0)[index % 4] for index in range(24)]
+    expected = transformers_results(settings, "contrast-wrong", requests, weights)
+    assert any(r.tokens != r.greedy_tokens for r in expected), "contrast must change something"
+    assert_same(in_process(vllm_results, settings, "contrast-wrong", requests, weights), expected)
+
+
+def sharded_results(settings: TeacherConfig, requests) -> list[Rationale]:
+    import os
+
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # one NUMA node would be one shard
+    return vllm_results(settings, "contrast-wrong", requests)
+
+
+def test_two_shards_of_the_model_give_the_same_tokens() -> None:
+    settings = config("random:llama", engine_args={"tensor_parallel_size": 2})
+    requests = make_requests(8)
+    actual = in_process(sharded_results, settings, requests)
+    assert_same(actual, transformers_results(settings, "contrast-wrong", requests))
+
+
+@pytest.mark.parametrize("method", ["greedy", "contrast-wrong"])
+def test_draws_are_the_transformers_engines_and_differ_from_each_other(method: str) -> None:
+    settings = config("random:llama", decoding={"num_samples": 3, "temperature": 0.7, "max_new_tokens": 12})
+    requests = make_requests(10)
+    actual = in_process(vllm_results, settings, method, requests)
+    assert [r.sample for r in actual] == [0, 1, 2] * 10
+    assert len({r.tokens for r in actual}) > 20
+    assert_same(actual, transformers_results(settings, method, requests))
+
+
+@pytest.mark.parametrize(
+    ("methods", "mask"),
+    [(("greedy",), 0.1), (("contrast-wrong", "contrast-empty"), 0.1), (("contrast-wrong",), 0.0)],
+)
+def test_smollm2_gives_the_transformers_engines_tokens(methods: tuple[str, ...], mask: float) -> None:
+    """On the sample's questions; `python -m jobs.bench parity` does the same on 64 of any data."""
+    from jobs.bench.parity import decode_all
+    from jobs.bench.teacher import teacher_requests
+
+    model, requests = "embedded:smollm2-135m-instruct", teacher_requests("sample", 16)
+    expected = in_process(decode_all, "transformers", model, methods, mask, requests)
+    assert in_process(decode_all, "vllm", model, methods, mask, requests) == expected
+
+
+def under_pressure(settings: TeacherConfig, requests) -> dict[str, Any]:
+    """Runs all requests, and checks each accepted token against what vLLM's scheduler says it sampled."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from cotray.teacher.lockstep import Lockstep
+    from cotray.teacher.vllm_teacher import VllmTeacher
+
+    sampled: list[set[str]] = [set()]
+    update, accept = Scheduler.update_from_output, Lockstep._accept
+    num_checked = 0
+
+    def recording_update(self: Any, scheduler_output: Any, runner_output: Any) -> Any:
+        rows = zip(runner_output.req_ids, runner_output.sampled_token_ids, strict=True)
+        # vLLM appends a random part to the names of requests.
+        sampled.append({"-".join(row.split("-")[:2]) for row, tokens in rows if tokens})
+        return update(self, scheduler_output, runner_output)
+
+    def checking_accept(self: Any, pair: Any, rows: Any) -> None:
+        nonlocal num_checked
+        num_checked += 1
+        assert set(pair.row_ids) <= sampled[-1], (pair.row_ids, sampled[-1])
+        accept(self, pair, rows)
+
+    Scheduler.update_from_output, Lockstep._accept = recording_update, checking_accept  # type: ignore
+    teacher = VllmTeacher(settings, method="contrast-wrong", seed=7)
+    pairs = teacher.decode(requests)
+    limits = teacher.engine.limits
+    rationales = teacher.generate(requests[:1])
+    teacher.close()
+    return {
+        "tokens": [pair.decoded.tokens for pair in pairs],
+        "errors": [pair.decoded.error for pair in pairs],
+        "splits": sum(pair.decoded.splits for pair in pairs),
+        "unpaired": sum(pair.unpaired_tokens for pair in pairs),
+        "checked": num_checked,
+        "limits": limits,
+        "after": rationales[0].error,
+    }
+
+
+@pytest.mark.parametrize(
+    "pressure",
+    [
+        {"max_num_batched_tokens": 256, "num_gpu_blocks_override": 150},
+        {"max_num_batched_tokens": 160, "num_gpu_blocks_override": 150, "long_prefill_token_threshold": 64},
+    ],
+)
+def test_nothing_is_lost_or_unpaired_under_pressure(pressure: dict) -> None:
+    """Steps smaller than one prompt, a KV cache for three pairs, ragged prompts, 200 pairs."""
+    settings = config(
+        "random:llama", num_demonstrations=2, record_scores=False, engine_args=pressure, max_pairs=16
+    )
+    requests = make_requests(200, longest=60)
+    result = in_process(under_pressure, settings, requests)
+    expected = transformers_tokens(settings, "contrast-wrong", requests)
+    assert result["errors"] == [""] * 200
+    assert result["tokens"] == expected
+    assert result["splits"] > 0
+    assert result["unpaired"] == 0
+    assert result["checked"] >= sum(map(len, expected))
+    assert result["after"] == ""
+
+
+def test_a_pair_too_long_for_the_model_is_a_row_with_an_error() -> None:
+    requests = make_requests(3)
+    requests[1] = TeacherRequest(
+        "1", "yes_no", "x " * 2000, ("yes", "no"), "yes", target_answer="yes", contrast_answer="no"
+    )
+    rows = in_process(vllm_results, config("random:llama"), "contrast-wrong", requests)
+    assert [bool(row.error) for row in rows] == [False, True, False]
+    assert "over-long" in rows[1].error and "of 2048" in rows[1].error
+    assert rows[1].rationale == "" and rows[1].tokens == ()
+
+
+def choice_logprobs(settings: TeacherConfig, pair: QAPair) -> list[float]:
+    from cotray.teacher.vllm_teacher import VllmTeacher
+
+    teacher = VllmTeacher(settings, method="contrast-hardest")
+    try:
+        return teacher.choice_logprobs(pair)
+    finally:
+        teacher.close()
+
+
+def test_choice_log_probabilities_are_the_transformers_engines() -> None:
+    from cotray.teacher.transformers_teacher import TransformersTeacher
+
+    pair = QAPair("1", "multiple_choice", "Where is sand?", ("a small boat", "sand", "ice"), "sand")
+    settings = config("random:llama", record_scores=False)
+    expected = TransformersTeacher(
+        settings.model_copy(update={"engine": "transformers"}), method="contrast-hardest"
+    ).choice_logprobs(pair)
+    assert in_process(choice_logprobs, settings, pair) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "message"),
+    [
+        ({"max_model_length": 9}, "did you mean 'max_model_len'"),
+        ({"dtype": "float16"}, "set teacher.dtype instead"),
+        ({"enable_prefix_caching": False}, "contrastive pairs need True here"),
+        ({"speculative_config": {"method": "ngram"}}, "contrastive pairs need None here"),
+    ],
+)
+def test_wrong_engine_arguments_are_named_before_anything_is_loaded(engine_args: dict, message: str) -> None:
+    from cotray.teacher.vllm_engine import check_arguments
+
+    with pytest.raises(ConfigError, match=r"teacher\.engine_args") as caught:
+        check_arguments(engine_args)
+    assert message in str(caught.value)
