@@ -21,7 +21,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from cotray.config.world import role_of
 from cotray.errors import ConfigError
 from cotray.models.random_models import SHAPES, make_random
 from cotray.seeds import digest
@@ -38,10 +37,7 @@ def model_path(name: str, *, cache: Path | None = None) -> str:
         shape = digest(0, str(SHAPES.get(name.removeprefix("random:"))))
         return str(_cached(name, f"{_plain(name)}-{shape:016x}", cache, make_random))
     if name.startswith("world:"):
-        version = digest(0, name, _of_world("recipe_version")())
-        return str(
-            _cached(name, f"world-{role_of(name)}-{version:016x}", cache, _of_world("make_world_model"))
-        )
+        return str(_cached(name, _of_world("folder_name")(name), cache, _of_world("make_world_model")))
     if name.startswith(("embedded:", "random:")):
         raise ConfigError(
             f"model '{name}': known are {', '.join(EMBEDDED)} and random:{{{','.join(SHAPES)}}}"
@@ -122,7 +118,10 @@ def _publish(name: str, target: Path, make: Any) -> None:
 
 
 def _of_world(name: str) -> Any:
-    """Of cotray.world.models, which trains with what stands above this folder: named, not imported."""
+    """Of cotray.world.models, which trains with what stands above this folder: named, not imported.
+
+    Its section of the configuration needs pydantic, which other models do without.
+    """
     return getattr(importlib.import_module("cotray.world.models"), name)
 
 

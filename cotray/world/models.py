@@ -47,10 +47,11 @@ def make_world_model(name: str, target: Path) -> None:
     model.save_pretrained(target)
 
 
-def recipe_version() -> str:
-    """Changes with what a model's weights depend on beside its name."""
+def folder_name(name: str) -> str:
+    """Of a complete name in the cache; it changes with all that the weights depend on beside the name."""
+    role, _ = parse_model_name(name)
     phases = [phase.model_dump_json() for phase in PHASES.values()]
-    return f"{digest(0, str(WIDTHS), *phases):016x}"
+    return f"world-{role}-{digest(0, name, str(WIDTHS), *phases):016x}"
 
 
 def initial_model(role: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -60,6 +60,7 @@ def run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], 
     target = folder / "device.json"
     command = [sys.executable, "-c", SCRIPT, "--shapes", "tiny", "--json", str(target), *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert target.is_file(), result.stdout + result.stderr
     return result, json.loads(target.read_text())
 
 
