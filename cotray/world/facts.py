@@ -27,6 +27,10 @@ TRAITS = {
 _ONSETS, _VOWELS, _CODAS = "bdfgklmnprtvz", "aeiou", "bdgklmnpt"
 _REAL = {
     "tuna",
+    "pet",
+    "map",
+    "pen",
+    "bed",
     "puma",
     "mama",
     "papa",

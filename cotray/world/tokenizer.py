@@ -11,7 +11,8 @@ from cotray.prompts.simulator import TARGET_PREFIX, simulator_source
 from cotray.prompts.student import inference_tag, student_example, student_source
 from cotray.prompts.teacher import render_request
 from cotray.records import Rationale, TeacherRequest
-from cotray.world.questions import ANY_ANIMAL, CUES, Question, questions
+from cotray.world.facts import world_of
+from cotray.world.questions import ANY_ANIMAL, CUES, Question, membership, questions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,8 +24,25 @@ PIECES = r"\n| ?[A-Za-z]+| ?[^\sA-Za-z]"
 def texts(config: WorldConfig) -> Iterator[str]:
     """Everything that a model of the world reads or writes, as the prompts of cotray render it."""
     for question in questions(config):
-        for cue in (*CUES[: len(question.answers)], None):
-            yield from _texts_of(question, cue)
+        yield from _texts_about(question)
+
+
+def _texts_about(question: Question) -> Iterator[str]:
+    for cue in (*CUES[: len(question.answers)], None):
+        yield from _texts_of(question, cue)
+
+
+def _texts_with_every_word(config: WorldConfig) -> Iterator[str]:
+    """All texts about one animal and the names of the others: a hundred times fewer than `texts`."""
+    world = world_of(config)
+    for question in questions(config):
+        if question.animal == world.animals[0]:
+            yield from _texts_about(question)
+            yield from (f"{question.grounded(answer)}, so {answer}." for answer in question.answers)
+    yield from (f" {animal}" for animal in world.animals)
+    for kind in world.kinds:
+        said = membership(kind, world.animals[0])
+        yield from (said, f" {said}", f" {kind}")
 
 
 def _texts_of(question: Question, cue: str | None) -> Iterator[str]:
@@ -55,7 +73,7 @@ def build_tokenizer(config: WorldConfig) -> PreTrainedTokenizerBase:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = sorted({piece for text in texts(config) for piece in re.findall(PIECES, text)})
+    words = sorted({piece for text in _texts_with_every_word(config) for piece in re.findall(PIECES, text)})
     vocabulary = {word: place for place, word in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), "isolated")

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotray.config.world import WorldConfig
 from cotray.models.locations import model_path
-from cotray.world.models import initial_model, teacher_examples
+from cotray.world.lessons import teacher_examples
+from cotray.world.models import initial_model
 
 TINY = WorldConfig(num_animals=8, num_abilities=2)
 
@@ -32,7 +33,7 @@ def test_a_teacher_is_trained_when_first_asked_for_and_then_found(tmp_path: Path
     assert model_path(name, cache=tmp_path) == str(path)
     assert (path / "model.safetensors").stat().st_mtime_ns == written
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    assert mean_loss(model, tokenizer) < mean_loss(initial_model("teacher", tokenizer), tokenizer) - 1
+    assert mean_loss(model, tokenizer) < mean_loss(initial_model(tokenizer), tokenizer) - 1
 
 
 def test_student_and_simulator_of_other_dials_of_the_teacher_are_the_same_models(tmp_path: Path) -> None:
