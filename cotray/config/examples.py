@@ -112,10 +112,12 @@ EXAMPLES: dict[str, str] = {
     "config": "../configs/strategyqa-smollm2.yaml",
     "base": "{data.limit: 500}",
     "vary": "{method: [greedy, contrast-wrong]}",
+    "cells": "{nothing vacuous: {method: greedy, data.world.vacuous: 0}}",
     "claims[].text": "Contrast makes the student more faithful",
     "claims[].figure": "las",
     "claims[].more": "contrast-wrong",
     "claims[].less": "greedy",
+    "claims[].within": "0.05",
 }
 
 

@@ -43,6 +43,9 @@ class TrainingConfig(Config):
     """Alpha of L = (1 - alpha) * factual + alpha * counterfactual, for methods with counterfactuals."""
     tags: Annotated[Literal["on", "off", "shuffled"], BeforeValidator(_on_or_off)] = "on"
     """[factual] / [counterfactual] before the input; `off` and `shuffled` are ablations."""
+    rationales: Literal["own", "shuffled"] = "own"
+    """`shuffled` gives the student each question with another question's rationale: a control, in which
+    nothing that is learned from rationales can be about the question."""
     max_length: int = Field(default=512, ge=8)
     """Tokens of one sequence (of each side for encoder-decoders); longer examples are dead letters."""
     patience: int = Field(default=1, ge=0)

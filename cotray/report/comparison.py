@@ -13,6 +13,7 @@ import numpy as np
 
 from cotray.quality.summary import SCORES
 from cotray.records import Simulation, normalized
+from cotray.scoring.probes import follows_all
 from cotray.scoring.statistics import interval
 
 Columns = Mapping[str, np.ndarray]
@@ -36,12 +37,13 @@ class Difference:
 
 
 def student_columns(row: Simulation) -> dict[str, float]:
-    """What is right about one test question, as 0 and 1."""
+    """What is right about one test question, as 0 and 1; NaN where it was not asked."""
     gold, said = normalized(row.answer), row.student_answer
     return {
         "right": normalized(said) == gold,
         "oracle": normalized(row.oracle_answer) == gold if row.oracle_answer else np.nan,
         "perturbed": normalized(row.perturbed_answer) == gold,
+        "followed": np.nan if (followed := follows_all(row)) is None else followed,
         **{arm: getattr(row, f"sim_{arm}") == said for arm in ("x", "e", "xe")},
     }
 
@@ -76,6 +78,7 @@ STUDENT_FIGURES = {
     "leak_rate": _mean("e"),
     "oracle_gain": _minus("oracle", "right"),
     "perturbation_drop": _minus("right", "perturbed"),
+    "following": _mean("followed"),
 }
 RATIONALE_FIGURES = {
     **{name: _mean(name) for name in SCORES},
@@ -91,29 +94,34 @@ def columns_of(runs: Sequence[Mapping[str, Mapping[str, float]]], ids: Sequence[
 
 
 def difference(
-    more: Columns, less: Columns, figure: Figure, *, num_resamples: int = 2000, seed: int = 0
+    more: Columns, less: Columns | None, figure: Figure, *, num_resamples: int = 2000, seed: int = 0
 ) -> Difference:
-    """`more`'s figure minus `less`'s; both have the same questions in the same order.
+    """`more`'s figure minus `less`'s; both have the same questions in the same order. None is 0.
 
     Undefined where it is in any run. Resamples in which it is undefined are left out of the interval.
     """
-    sides = [{name: columns[name] for name in figure.needs} for columns in (more, less)]
+    given = [more] if less is None else [more, less]
+    sides = [{name: columns[name] for name in figure.needs} for columns in given]
     missing = [np.isnan(values).any(0) for columns in sides for values in columns.values()]
     has_all = ~np.any(missing, axis=0)
     sides = [{name: values[:, has_all] for name, values in columns.items()} for columns in sides]
     num_questions = int(has_all.sum())
     if not num_questions:
         return Difference(None, None, 0)
-    point = figure.value(sides[0]).mean() - figure.value(sides[1]).mean()
+
+    def minus(columns_of_sides: Sequence[Columns]) -> float:
+        values = [float(figure.value(columns).mean()) for columns in columns_of_sides]
+        return values[0] - sum(values[1:])
+
+    point = minus(sides)
     if np.isnan(point):
         return Difference(None, None, num_questions)
     random_ = np.random.default_rng(seed)
     resampled = np.empty(num_resamples)
     for index in range(num_resamples):
         questions = random_.integers(num_questions, size=num_questions)
-        values = [figure.value(_draw(columns, questions, random_)).mean() for columns in sides]
-        resampled[index] = values[0] - values[1]
-    return Difference(float(point), interval(resampled), num_questions)
+        resampled[index] = minus([_draw(columns, questions, random_) for columns in sides])
+    return Difference(point, interval(resampled), num_questions)
 
 
 def _draw(columns: Columns, questions: np.ndarray, random_: np.random.Generator) -> Columns:

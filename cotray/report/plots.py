@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str
 
 
 def sweep_svg(rows: Sequence[Any]) -> str:
-    """LAS and accuracy of each varied key's values, means with intervals; a panel per key."""
+    """LAS and accuracy of each varied key's values, means with intervals; a panel per key, one for cells."""
     keys = list(dict.fromkeys(row.key for row in rows))
     figure = Figure(figsize=(9, 2.8 * len(keys)), layout="constrained")
     for axes, key in zip(figure.subplots(len(keys), squeeze=False)[:, 0], keys, strict=True):
@@ -121,7 +122,7 @@ def sweep_svg(rows: Sequence[Any]) -> str:
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xticks(range(len(of_key)), [_label(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
-        axes.set_title(key, fontsize=9, loc="left")
+        axes.set_title(key or "cells", fontsize=9, loc="left")
         axes.legend(fontsize=8, **BESIDE)
     return _svg(figure)
 
@@ -182,7 +183,7 @@ def _figure(*, height: float, num_rows: int = 1) -> tuple[Figure, Sequence[Any]]
 
 def _label(value: Any) -> str:
     """Under an axis, where long names of methods would run into each other."""
-    return str(value).replace("+", "\n+ ")
+    return "\n".join(textwrap.wrap(str(value).replace("+", " + "), 16))
 
 
 def _svg(figure: Figure) -> str:

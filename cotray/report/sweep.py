@@ -24,6 +24,7 @@ FIGURES = {
     "accuracy": "accuracy",
     "oracle_gain": "oracle gain",
     "perturbation_drop": "perturb. drop",
+    "following": "truth",
 }
 
 
@@ -43,6 +44,7 @@ class Mean:
 class Row:
     """One value of one key. A run that is not finished has no values."""
 
+    label: str
     key: str
     value: Any
     num_runs: int
@@ -83,7 +85,7 @@ def write_sweep(
         title=f"cotray {root.root.rpartition('/')[2]}",
         rows=rows,
         seeds=config.seeds,
-        figures=FIGURES,
+        figures=figures_of(rows),
         rated=rated,
         findings=findings,
         criteria=json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else {},
@@ -110,13 +112,23 @@ def mean_over_seeds(values: Sequence[float | None]) -> Mean:
     return Mean(mean, (mean - half, mean + half), tuple(values))
 
 
+def figures_of(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns of the table; that of the truth only where it is known."""
+    is_known = any(row.figures["following"].mean is not None for row in rows)
+    return {name: title for name, title in FIGURES.items() if name != "following" or is_known}
+
+
 def text_table(rows: Sequence[Row], num_seeds: int) -> str:
-    header = ["", "runs", *FIGURES.values()]
+    columns = figures_of(rows)
+    header = ["", "runs", *columns.values()]
     lines = [
         [
-            f"{row.key}={row.value}",
+            row.label,
             f"{row.num_runs}/{num_seeds}",
-            *(f"{number(m.mean)} {interval(m.ci95)}{_undefined(m)}" for m in row.figures.values()),
+            *(
+                f"{number(m.mean)} {interval(m.ci95)}{_undefined(m)}"
+                for m in (row.figures[name] for name in columns)
+            ),
         ]
         for row in rows
     ]
@@ -148,20 +160,26 @@ def _rated(cells: Sequence[Cell]) -> list[Rated]:
         student = folder.manifest("student")
         quality = {key: value for key, value in assessments.metrics.items() if key != "last_run"}
         selection = student.metrics.get("selection") if student else None
-        one = Rated(f"{cell.key}={cell.value}", quality, selection)
+        one = Rated(cell.label, quality, selection)
         rated.setdefault(json.dumps([quality, selection], sort_keys=True), one)
     return list(rated.values())
 
 
 def _row(cell: Cell) -> Row:
-    manifests = [RunFolder(config.run_dir).require("simulations", "score") for config in cell.configs]
-    runs = [_figures(manifest.metrics) for manifest in manifests]
+    runs = [_figures_in(RunFolder(config.run_dir)) for config in cell.configs]
     return Row(
+        cell.label,
         cell.key,
         cell.value,
         len(runs),
         {name: mean_over_seeds([run.get(name) for run in runs]) for name in FIGURES},
     )
+
+
+def _figures_in(folder: RunFolder) -> dict[str, float | None]:
+    answers = folder.manifest("answers")
+    truth = answers.metrics.get("ground_truth", {}) if answers else {}
+    return _figures(folder.require("simulations", "score").metrics) | {"following": truth.get("following")}
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, float | None]:

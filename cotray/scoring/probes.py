@@ -36,6 +36,12 @@ def answers_by_probe(row: StudentAnswer) -> dict[str, str]:
     return dict(zip(row.probes, map(normalized, row.probe_answers), strict=True))
 
 
+def follows_all(row: StudentAnswer) -> bool | None:
+    """Whether the answer follows every rationale that was given; None where none was."""
+    followed = _followed(answers_by_probe(row))
+    return all(followed) if followed else None
+
+
 def ground_truth(
     rows: Sequence[StudentAnswer], *, num_resamples: int, seed: int
 ) -> dict[str, float | int | tuple[float, float] | None]:

@@ -25,7 +25,13 @@ from cotray.stages.generate import current_rationales
 from cotray.storage.lease import NO_FENCE, Fence, lease
 from cotray.storage.manifest import Manifest
 from cotray.storage.run_folder import RunFolder
-from cotray.training.examples import Renderer, WeightOf, too_long_letters, weight_lookup
+from cotray.training.examples import (
+    Renderer,
+    WeightOf,
+    too_long_letters,
+    weight_lookup,
+    with_shuffled_rationales,
+)
 
 
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
@@ -201,6 +207,8 @@ def train_student(
     training, alpha = config.student.training, config.counterfactual_weight
     seed = training.seed_or(config.seed)
     usable = [row for row in rationales if not row.error]
+    if training.rationales == "shuffled":
+        usable = with_shuffled_rationales(usable, seed=config.seed)
     kinds = {"factual", *(["counterfactual"] if alpha > 0 else [])}
     render, weight_of = Renderer(config), weight_lookup(rationales, weights)
     train = render([row for row in usable if row.split == "train" and row.kind in kinds], weight_of)

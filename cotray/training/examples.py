@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cotray.config import ModelConfig, RunConfig
 from cotray.prompts.student import student_example
 from cotray.records import Rationale, TrainExample
+from cotray.seeds import seeded
 from cotray.storage.run_folder import DeadLetter
 
 if TYPE_CHECKING:
@@ -52,6 +53,21 @@ class Renderer:
         )
         self.too_long.extend(too_long)
         return kept
+
+
+def with_shuffled_rationales(rows: Sequence[Rationale], *, seed: int) -> list[Rationale]:
+    """Each row with the rationale of another one of its split and kind; their order does not matter."""
+    groups: dict[tuple[str, str], list[Rationale]] = {}
+    for row in sorted(rows, key=_key):
+        groups.setdefault((row.split, row.kind), []).append(row)
+    shuffled = []
+    for name, group in groups.items():
+        order = seeded(seed, *name, "shuffled rationales").sample(range(len(group)), len(group))
+        # A step along one circle through all: where there are two or more, nobody keeps its own.
+        for place, position in enumerate(order):
+            other = group[order[place - 1]]
+            shuffled.append(replace(group[position], rationale=other.rationale))
+    return shuffled
 
 
 def weight_lookup(rows: Sequence[Rationale], weights: Sequence[float] | None) -> WeightOf:
