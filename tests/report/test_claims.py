@@ -118,6 +118,46 @@ def test_a_verdict_is_by_the_interval_alone(bounds: tuple[float, float] | None, 
     assert verdict(Difference(0.1, bounds, 10)) == expected
 
 
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((-0.05, 0.05), HOLDS),
+        ((0.01, 0.04), HOLDS),
+        ((-0.06, 0.01), OPEN),
+        ((0.06, 0.2), FAILS),
+        ((-0.2, -0.06), FAILS),
+        (None, OPEN),
+    ],
+)
+def test_two_are_alike_where_the_whole_interval_is_near_to_zero(
+    bounds: tuple[float, float] | None, expected: str
+) -> None:
+    assert verdict(Difference(0.0, bounds, 10), within=0.05) == expected
+
+
+def test_a_figure_alone_is_compared_with_zero() -> None:
+    one = columns([[simulation(number, seed=3) for number in range(40)]])
+    zero = {name: np.zeros_like(values) for name, values in one.items()}
+    figure = STUDENT_FIGURES["accuracy"]
+    alone = difference(one, None, figure, num_resamples=100)
+    assert alone.value == pytest.approx(figure.value(one)[0])
+    assert alone.value == difference(one, zero, figure, num_resamples=100).value
+    assert alone.ci95 and 0 < alone.ci95[0] < alone.value < alone.ci95[1]
+
+
+def test_following_is_the_share_of_probed_questions_whose_answer_follows_every_rationale() -> None:
+    def probed(number: int, *answers: str) -> Simulation:
+        names = ("given yes", "given no", "own") if answers else ()
+        asked = {"probes": names, "probe_answers": answers}
+        return Simulation.from_row(simulation(number, seed=3).to_row() | asked)
+
+    rows = [probed(0, "yes", "no", "no"), probed(1, "yes", "yes", "no"), probed(2, "yes", "no", "yes")]
+    found = difference(columns([rows]), None, STUDENT_FIGURES["following"], num_resamples=50)
+    assert found.value == pytest.approx(2 / 3) and found.num_questions == 3
+    unknown = difference(columns([[*rows, probed(3)]]), None, STUDENT_FIGURES["following"], num_resamples=50)
+    assert unknown.value == pytest.approx(2 / 3) and unknown.num_questions == 3
+
+
 def test_rationales_are_compared_where_both_have_the_score() -> None:
     def row(number: int, grounded: float | None) -> Assessment:
         return Assessment(
@@ -162,6 +202,31 @@ def test_a_claim_about_what_is_not_varied_or_measured_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         load_sweep(sweep_file(tmp_path, claim))
+
+
+def test_a_named_cell_sets_several_keys_and_is_told_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    cell = "plain: {method: greedy, data.limit: 8}"
+    claim = "{text: None., figure: las, more: plain, within: 0.1}"
+    path.write_text(
+        f"config: {SMOKE}\nrun_dir: {tmp_path}/runs\ncells: {{{cell}}}\nseeds: [1, 2]\nclaims: [{claim}]\n"
+    )
+    sweep, (plain,) = load_sweep(path)
+    assert plain.label == "plain" and [c.run_dir for c in plain.configs] == [
+        f"{tmp_path}/runs/plain/seed-{seed}" for seed in (1, 2)
+    ]
+    assert all((c.method, c.data.limit) == ("greedy", 8) for c in plain.configs)
+    write_run(plain, {k: [simulation(n, seed=k) for n in range(9)] for k in (0, 1)})
+    found = findings(sweep.claims, [plain], [c.run_dir for c in plain.configs])
+    assert found[0].num_runs == (2,) and found[0].difference.num_questions == 9
+    table = write_sweep(sweep, [plain], found, [c.run_dir for c in plain.configs])
+    assert "plain  2/2" in table and "truth" not in table
+    assert "plain, at most 0.1 either way" in (tmp_path / "runs/sweep.html").read_text()
+    with pytest.raises(ConfigError, match="data.limit is set by the sweep itself"):
+        load_sweep(path, ["data.limit=3"])
+    path.write_text(f"config: {SMOKE}\n")
+    with pytest.raises(ConfigError, match="nothing is varied: give `vary` or `cells`"):
+        load_sweep(path)
 
 
 def write_run(cell: Cell, rows: dict[int, list[Simulation]]) -> None:
