@@ -222,7 +222,7 @@ def test_a_named_cell_sets_several_keys_and_is_told_by_its_name(tmp_path: Path) 
     table = write_sweep(sweep, [plain], found, [c.run_dir for c in plain.configs])
     assert "plain  2/2" in table and "truth" not in table
     assert "plain, at most 0.1 either way" in (tmp_path / "runs/sweep.html").read_text()
-    with pytest.raises(ConfigError, match="data.limit is set by the sweep itself"):
+    with pytest.raises(ConfigError, match=r"data\.limit is set by the sweep itself"):
         load_sweep(path, ["data.limit=3"])
     path.write_text(f"config: {SMOKE}\n")
     with pytest.raises(ConfigError, match="nothing is varied: give `vary` or `cells`"):
