@@ -14,6 +14,7 @@ from typing import Any
 
 from cotray.pools.failure_causes import keep_most_common
 from cotray.pools.prometheus_metrics import count
+from cotray.storage.manifest import Work
 
 SHOWN_IDS = 3
 FLUSH_S = 0.5
@@ -41,6 +42,8 @@ class Snapshot:
     load_s: float
     """The longest a model took to load."""
     under_way: list[str]
+    work: Work | None
+    """From the first batch that began to the last that was written; None before."""
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Monitor:
     replica_starts: int = 0
     load_s: float = 0.0
     finished: set[str] = field(default_factory=set)
+    first_began: float | None = None
+    last_ended: float | None = None
 
     def started(self, load_s: float) -> None:
         self.replica_starts += 1
@@ -62,6 +67,7 @@ class Monitor:
         """How often a replica died over this batch, while the node it was on lived on; None if it is done."""
         if batch in self.finished:
             return None
+        self.first_began = self.first_began or time.time()
         earlier = self.attempts.get(batch)
         if earlier and earlier.replica != replica and _is_alive(earlier.node):
             self.deaths[batch] += 1
@@ -77,6 +83,7 @@ class Monitor:
         """It is written: if Ray asks for it again, because a result was lost, there is nothing to do."""
         self.attempts.pop(batch, None)
         self.finished.add(batch)
+        self.last_ended = time.time()
 
     def drop(self, batch: str) -> None:
         self.attempts.pop(batch, None)
@@ -92,7 +99,8 @@ class Monitor:
             for a in self.attempts.values()
         ]
         rows = self.counts["rows"] + sum(a.rows for a in self.attempts.values())
-        return Snapshot(rows, self.counts.copy(), self.replica_starts, self.load_s, sorted(under_way))
+        work = Work(self.first_began, self.last_ended) if self.first_began and self.last_ended else None
+        return Snapshot(rows, self.counts.copy(), self.replica_starts, self.load_s, sorted(under_way), work)
 
 
 def start_monitor() -> Any:

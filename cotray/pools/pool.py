@@ -27,7 +27,7 @@ from cotray.pools.progress import ReplicasStuck, StageWatch, watch
 from cotray.pools.ray_cluster import num_nodes
 from cotray.pools.replica import PoolStage, Replica, counts_of
 from cotray.storage.filesystems import with_retries
-from cotray.storage.manifest import FileEntry
+from cotray.storage.manifest import FileEntry, Work
 from cotray.storage.shards import SEALERS_PER_NODE, Shard
 from cotray.storage.work_units import batch_size_for, units_of
 
@@ -41,6 +41,7 @@ class PoolResult(NamedTuple):
 
     counts: Counter[str]
     files: list[FileEntry]
+    work: Work | None = None
 
 
 def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: int, label: str) -> PoolResult:
@@ -60,7 +61,7 @@ def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: in
             while todo is not None:
                 is_stuck = _stream(stage, todo, config, batch_size, line)
                 todo = shards.snapshot() if is_stuck else None
-            counts, files = _seal(stage, [shard.name for shard in snapshot])
+            counts, files, _ = _seal(stage, [shard.name for shard in snapshot])
             check_errors(stage, counts)
             # What names of batches count may overlap; what is missing decides whether there is work.
             if counts["missing"] in (0, num_missing):
@@ -72,7 +73,7 @@ def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: in
             "the same command makes them"
         )
     shards.close()
-    return PoolResult(counts + line.counts, files)
+    return PoolResult(counts + line.counts, files, line.work)
 
 
 def check_errors(stage: PoolStage, counts: Counter[str]) -> None:

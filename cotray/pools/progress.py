@@ -18,6 +18,7 @@ from cotray.pools.metrics_channel import OnMetrics
 from cotray.pools.monitor import Snapshot, start_monitor
 from cotray.pools.prometheus_metrics import gauge
 from cotray.pools.ray_cluster import num_nodes
+from cotray.storage.manifest import Work
 from cotray.storage.shards import Shards
 
 T = TypeVar("T")
@@ -88,6 +89,10 @@ class StageWatch:
             counts["retries"] = self.snapshot.counts["retries"]
             counts["made"] = self.snapshot.counts["rows"]
         return counts
+
+    @property
+    def work(self) -> Work | None:
+        return self.snapshot.work if self.snapshot else None
 
     def _draw(self, snapshot: Snapshot) -> None:
         running, starting = self.replicas
@@ -186,8 +191,8 @@ def training_progress(work: Callable[[OnMetrics], T], label: str) -> T:
 
         def on_metrics(metrics: dict[str, Any]) -> None:
             bar.total = int(metrics.get("num_steps", bar.total or 0)) or None
-            bar.n = int(metrics.get("step", bar.n))
             bar.set_postfix({"loss": f"{metrics['loss']:.3f}"} if "loss" in metrics else {}, refresh=False)
-            bar.refresh()
+            # Draws as often as the bar's `mininterval` says: in a log every few seconds, not every step.
+            bar.update(int(metrics.get("step", bar.n)) - bar.n)
 
         return work(on_metrics)

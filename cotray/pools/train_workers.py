@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +34,7 @@ from cotray.storage.checkpoints import (
 )
 from cotray.storage.filesystems import filesystem as filesystem_of
 from cotray.storage.lease import NO_FENCE, Fence
-from cotray.storage.manifest import FileEntry
+from cotray.storage.manifest import FileEntry, Work
 from cotray.storage.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -68,11 +69,12 @@ class FitReport:
     """Type of the computation; weights are float32."""
     files: tuple[FileEntry, ...] = ()
     """What was written to the output folder."""
+    work: Work | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
         """For the manifest."""
-        return {key: value for key, value in asdict(self).items() if key != "files"}
+        return {key: value for key, value in asdict(self).items() if key not in ("files", "work")}
 
 
 def fit(
@@ -211,6 +213,7 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             relay.push.remote(metrics)
 
     with contextlib.ExitStack() as stack:
+        began = time.time()
         found = collective.broadcast_from_rank_zero(newest(task.checkpoints)[0] if is_first else None)
         state = train(
             model,
@@ -224,6 +227,7 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             save_checkpoint=_checkpoint_writer(task.checkpoints),
             restore_from=stack.enter_context(as_folder(found)) if found else None,
         )
+    work = Work(began, time.time())
     files: list[FileEntry] = []
     with tempfile.TemporaryDirectory(prefix="cotray-export-") as local:
         export(state, tokenizer, local)
@@ -232,7 +236,7 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
             files = upload(local, task.output_dir)
     if is_first:
         ray.get(relay.push.remote({}))  # everything before it has arrived
-    return replace(_summarize(state), files=tuple(files), precision=precision)
+    return replace(_summarize(state), files=tuple(files), precision=precision, work=work)
 
 
 def _precision(task: _Task) -> Dtype:

@@ -81,7 +81,7 @@ def _assess(
         max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
-    counts, files = run_pool(
+    counts, files, work = run_pool(
         stage, total=total, config=config.assessing, batch_size=ROWS_PER_CALL, label=label
     )
     fence.check()
@@ -92,6 +92,7 @@ def _assess(
     return folder.finish(
         Manifest("assessments", settings, rationales.fingerprint, total, total - num_dead, num_dead, metrics),
         files,
+        work,
     )
 
 

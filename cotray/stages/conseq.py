@@ -90,7 +90,7 @@ def draw_samples(
         max_error_rate=config.assessing.max_error_rate,
     )
     total = shards.num_wanted()
-    counts, files = run_pool(
+    counts, files, work = run_pool(
         stage, total=total, config=config.assessing, batch_size=QUESTIONS_PER_CALL, label=label
     )
     fence.check()
@@ -98,7 +98,8 @@ def draw_samples(
     num_dead = counts["dead_letters"]
     metrics = quality(rows, seed=config.seed)
     num_good = counts["rows"] - num_dead
-    return folder.finish(Manifest("samples", settings, source, total, num_good, num_dead, metrics), files)
+    manifest = Manifest("samples", settings, source, total, num_good, num_dead, metrics)
+    return folder.finish(manifest, files, work)
 
 
 def second_phase(
@@ -163,6 +164,7 @@ def second_phase(
             | ({"selection": describe_selection(rows, rules, selection)} if rules else {}),
         ),
         report.files,
+        report.work,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,12 +14,12 @@ from cotray.config import RunConfig, TeacherConfig
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.models.locations import weights_identity
 from cotray.pools.failure_causes import causes_of
-from cotray.pools.pool import run_pool
+from cotray.pools.pool import PoolResult, run_pool
 from cotray.pools.replica import PoolStage, Process
 from cotray.prompts.teacher import prompt_version, render_request
 from cotray.records import Rationale, TeacherRequest
 from cotray.storage.lease import Fence, lease
-from cotray.storage.manifest import FileEntry, Manifest, fingerprint
+from cotray.storage.manifest import Manifest, fingerprint
 from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.storage.shards import Shards
 from cotray.teacher.teacher import build_teacher, process_environment
@@ -89,7 +88,7 @@ def _generate(
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
     pooled = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
     fence.check()
-    return _finish(folder, settings, requests, pooled.counts, pooled.files)
+    return _finish(folder, settings, requests, pooled)
 
 
 def _teach(config: RunConfig) -> Process:
@@ -140,9 +139,9 @@ def _finish(
     folder: RunFolder,
     settings: dict[str, Any],
     requests: Manifest,
-    counts: Counter[str],
-    files: Sequence[FileEntry] = (),
+    pooled: PoolResult,
 ) -> Manifest:
+    counts = pooled.counts
     num_rows, num_dead = counts["rows"], counts["dead_letters"]
     stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
     return folder.finish(
@@ -161,7 +160,8 @@ def _finish(
                 "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
             },
         ),
-        files,
+        pooled.files,
+        pooled.work,
     )
 
 

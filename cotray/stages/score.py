@@ -31,7 +31,7 @@ from cotray.scoring.statistics import accuracy_ci95
 from cotray.stages.generate import current_rationales
 from cotray.stages.train import current_student
 from cotray.storage.lease import Fence, lease
-from cotray.storage.manifest import FileEntry, Manifest, fingerprint
+from cotray.storage.manifest import FileEntry, Manifest, Work, fingerprint
 from cotray.storage.run_folder import RunFolder
 from cotray.storage.shards import Shards
 from cotray.world.truth import probes
@@ -112,7 +112,7 @@ def _answer(
             break
     stage = PoolStage(shards, Rationale, build=partial(_load_student, config, folder.uri("student")))
     total = shards.num_wanted()
-    _, files = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    made = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     fence.check()
     metrics = {}
     if config.data.is_world:
@@ -120,7 +120,8 @@ def _answer(
         metrics["ground_truth"] = ground_truth(
             list(rows), num_resamples=config.scoring.num_resamples, seed=config.seed
         )
-    return folder.finish(Manifest("answers", settings, source, total, total, 0, metrics), files)
+    manifest = Manifest("answers", settings, source, total, total, 0, metrics)
+    return folder.finish(manifest, made.files, made.work)
 
 
 def _train_simulator(
@@ -135,6 +136,7 @@ def _train_simulator(
     train, dev = ([row for row in rows if row.split == split] for split in ("train", "dev"))
     metrics: dict[str, Any] = {"mode": simulator.mode}
     files: tuple[FileEntry, ...] = ()
+    work: Work | None = None
     if simulator.mode == "trained":
         from cotray.training.batches import SimulatorBatches
 
@@ -161,10 +163,10 @@ def _train_simulator(
             ),
             label,
         )
-        metrics, files = metrics | report.metrics, report.files
+        metrics, files, work = metrics | report.metrics, report.files, report.work
     fence.check()
     return folder.finish(
-        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics), files
+        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics), files, work
     )
 
 
@@ -197,11 +199,12 @@ def _simulate(
     total = shards.num_wanted()
     if not total:
         raise DataError(f"{folder.uri('answers')}: no test question to score; raise data.test_fraction")
-    _, files = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    made = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     fence.check()
     rows = list(folder.read_records("simulations", Simulation))
     metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
-    return folder.finish(Manifest("simulations", settings, source, total, total, 0, metrics), files)
+    manifest = Manifest("simulations", settings, source, total, total, 0, metrics)
+    return folder.finish(manifest, made.files, made.work)
 
 
 def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dict[str, Any]:

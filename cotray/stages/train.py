@@ -159,6 +159,7 @@ def _learn(
             | ({"selection": describe_selection(rows, rules, selection)} if selection else {}),
         ),
         report.fit.files,
+        report.fit.work,
     )
 
 

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cotray.errors import StageError
 
@@ -36,6 +36,13 @@ class FileEntry:
         return cls(name, len(data), hashlib.sha256(data).hexdigest(), rows)
 
 
+class Work(NamedTuple):
+    """When a stage's first row or step began, and its last one ended, in seconds since the epoch."""
+
+    began: float
+    ended: float
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Written last: what a finished stage made, from which input, under which settings."""
@@ -51,6 +58,9 @@ class Manifest:
     """Every file of the stage; None in a folder that an earlier version of cotray made."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of the packages that made it; recorded, and never compared."""
+    times: dict[str, float] = field(default_factory=dict)
+    """Seconds of the command that finished it: before its work began (start_s), of its work (work_s), and
+    after it (end_s). {} where there was none left to do."""
     format: int = FORMAT
 
     @property

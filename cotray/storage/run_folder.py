@@ -9,6 +9,7 @@ carries the version of its rows, the fingerprint of settings and input; files of
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -25,6 +26,7 @@ from cotray.storage.manifest import (
     FileEntry,
     Manifest,
     Started,
+    Work,
     changes,
     dumped,
     fingerprint,
@@ -69,6 +71,11 @@ class DeadLetter(Record):
 
 class RunFolder(Folder):
     """One run's folder, with its stages."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._began: dict[str, float] = {}
+        """When stages were begun through this object, in seconds since the epoch."""
 
     def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
         """All records of a stage's Parquet files, file by file in name order.
@@ -155,6 +162,7 @@ class RunFolder(Folder):
         is missing of a finished stage is made again.
         """
         settings = plain(settings)
+        self._began[stage] = time.time()
         try:
             started, manifest = self.started(stage), self._read_state(Manifest, stage)
         except DamagedFile:
@@ -210,7 +218,9 @@ class RunFolder(Folder):
             if name not in ("started.json", "manifest.json") and not name.rpartition("/")[2].startswith(".")
         )
 
-    def finish(self, manifest: Manifest, files: Sequence[FileEntry] = ()) -> Manifest:
+    def finish(
+        self, manifest: Manifest, files: Sequence[FileEntry] = (), work: Work | None = None
+    ) -> Manifest:
         """Write the manifest, the last thing a stage does; then delete what it no longer needs.
 
         files: those whose entry is known; the others are read.
@@ -228,10 +238,21 @@ class RunFolder(Folder):
             settings=plain(manifest.settings),
             files=tuple(entries),
             versions=installed_versions(),
+            times=self._times(stage, work),
         )
         self.write_bytes(f"{stage}/manifest.json", dumped(manifest))
         self._tidy(stage)
         return manifest
+
+    def _times(self, stage: str, work: Work | None) -> dict[str, float]:
+        if work is None or stage not in self._began:
+            return {}
+        parts = {
+            "start_s": work.began - self._began[stage],
+            "work_s": work.ended - work.began,
+            "end_s": time.time() - work.ended,
+        }
+        return {name: round(seconds, 3) for name, seconds in parts.items()}
 
     def _repair(self, stage: str, manifest: Manifest) -> Literal["done", "resume"]:
         """Make a finished stage one under way again, if files of it are missing or cut."""

@@ -5,6 +5,7 @@ All are Llamas of less than half a million parameters, in Hugging Face format li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ _PHASE = TrainingConfig(
     micro_batch_size=64,
     num_workers=1,
 )
-EPOCHS = {"grounded": 4, "as it writes": 2, "reading": 8}
+NUM_STEPS = {"grounded": 640, "as it writes": 480, "reading": 320}
 """The teacher first learns what is true, from grounded rationales alone, then how often to write which."""
 
 
@@ -40,10 +41,10 @@ def make_world_model(name: str, target: Path) -> None:
     tokenizer = build_tokenizer(config)
     model = initial_model(tokenizer)
     if role == "teacher":
-        _learn(model, tokenizer, EPOCHS["grounded"], list(teacher_examples(config, 0.0)))
-        _learn(model, tokenizer, EPOCHS["as it writes"], list(teacher_examples(config, config.vacuous)))
+        _learn(model, tokenizer, "grounded", list(teacher_examples(config, 0.0)))
+        _learn(model, tokenizer, "as it writes", list(teacher_examples(config, config.vacuous)))
     if role == "simulator":
-        _learn(model, tokenizer, EPOCHS["reading"], list(simulator_examples(config)))
+        _learn(model, tokenizer, "reading", list(simulator_examples(config)))
     tokenizer.save_pretrained(target)
     model.save_pretrained(target)
 
@@ -51,7 +52,7 @@ def make_world_model(name: str, target: Path) -> None:
 def folder_name(name: str) -> str:
     """Of a complete name in the cache; it changes with all that the weights depend on beside the name."""
     role, _ = parse_model_name(name)
-    recipe = (str(WIDTH), _PHASE.model_dump_json(), str(EPOCHS))
+    recipe = (str(WIDTH), _PHASE.model_dump_json(), str(NUM_STEPS))
     return f"world-{role}-{digest(0, name, *recipe):016x}"
 
 
@@ -83,7 +84,7 @@ def initial_model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 def _learn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    epochs: int,
+    what: str,
     examples: Sequence[TrainExample],
 ) -> None:
     """With the loop that trains students too."""
@@ -92,7 +93,8 @@ def _learn(
     from cotray.training.batches import StudentBatches
     from cotray.training.loop import train
 
-    phase = _PHASE.model_copy(update={"epochs": epochs})
+    num_examples = NUM_STEPS[what] * _PHASE.batch_size
+    phase = _PHASE.model_copy(update={"epochs": math.ceil(num_examples / len(examples))})
     with torch.random.fork_rng():
         train(
             model,

@@ -2,7 +2,8 @@
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
 overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
-and Ray Serve add, and overload) or `attack` (how long one client can silence the service). FILE gets one
+and Ray Serve add, and overload), `attack` (how long one client can silence the service) or `run` (where the
+time of the demo goes: start, work and end of each stage). FILE gets one
 flat JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and
 with training is measured by `device`, or jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
 """
@@ -33,6 +34,12 @@ def main() -> int:
         from jobs.bench.plan import bench_plan
 
         _write(bench_plan(), arguments.json)
+        return 0
+
+    if arguments.name == "run":
+        from jobs.bench.run import bench_run
+
+        _write(bench_run(), arguments.json)
         return 0
 
     if arguments.name == "attack":
@@ -80,13 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess", "device"],
+        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess", "run", "device"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
-        "how long a route is silent under three attacks; assess: QUALS beside QAGS; device: teacher and "
-        "training on one GPU, with options of its own (device --help)",
+        "how long a route is silent under three attacks; assess: QUALS beside QAGS; run: start, work and end "
+        "of each stage of the demo; device: teacher and training on one GPU, with options of its own "
+        "(device --help)",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"

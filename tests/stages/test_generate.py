@@ -7,7 +7,7 @@ import pytest
 
 from cotray.config import parse_config
 from cotray.errors import StageError
-from cotray.pools.pool import check_errors
+from cotray.pools.pool import PoolResult, check_errors
 from cotray.pools.replica import PoolStage, counts_of
 from cotray.prompts.teacher import render_request
 from cotray.records import Assessment, Rationale, Record, StudentAnswer, TeacherRequest
@@ -21,7 +21,7 @@ def test_failures_are_counted_by_cause_in_the_manifest(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     folder.begin("rationales", settings={}, input="", overwrite=False)
     counts = counts_of([{"error": error} for error in ("", "needs 500 of 400", "", "needs 777 of 400")])
-    manifest = _finish(folder, {}, Manifest("requests", {}, "", 0, 0, 0), counts)
+    manifest = _finish(folder, {}, Manifest("requests", {}, "", 0, 0, 0), PoolResult(counts, []))
     assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (4, 2, 2)
     assert manifest.metrics["causes"] == {"needs N of N": 2}
 
