@@ -24,6 +24,6 @@ export async function compareVersions({ question, reply }, rationale, signal) {
 function row(model, own, after) {
   const name = element("th", { scope: "row", className: "text name" }, model);
   const answers = [own, after].map((answer) => element("td", { className: "text" }, answer || "(none)"));
-  const seen = own === after ? "The answer stayed the same" : "The answer turned";
+  const seen = own === after ? "stayed the same" : "turned";
   return element("tr", {}, name, ...answers, element("td", { className: own === after ? "" : "turned" }, seen));
 }

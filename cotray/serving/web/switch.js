@@ -51,7 +51,8 @@ async function answerAfter(signal) {
   const switched = await post("v1/answer", { ...question, model: reply.model, rationale }, signal);
   say("switched-answer", switched.answer || "(none)");
   const aim = rationalesFor(question).find((known) => known.rationale === rationale)?.answer;
-  say("follows", followSentence(reply, switched, rationale !== reply.rationale.trim()) + aimSentence(aim, switched));
+  say("follows", followSentence(reply, switched, rationale !== reply.rationale.trim()));
+  say("aim", aim === undefined ? "" : aimSentence(aim, switched));
   byId("follows").classList.toggle("bad", aim !== undefined && aim !== switched.answer);
   showBars("switched-probabilities", switched);
   byId("switched").hidden = false;
@@ -71,9 +72,8 @@ function followSentence(before, after, isEdited) {
   return `The rationale is the student's own. It wrote ${own} after it, but ${other} is likelier.`;
 }
 
-// Of a rationale whose answer is known, whether the student's is that.
+// A rationale that the service offers has an answer that follows from it: is it the student's?
 function aimSentence(aim, { answer }) {
-  if (aim === undefined) return "";
   const is = `“${answer}” is the answer`;
-  return ` This is a rationale for “${aim}”, ${aim === answer ? `and ${is}` : `but ${is}`}.`;
+  return `This is a rationale for “${aim}”, ${aim === answer ? `and ${is}` : `but ${is}`}.`;
 }
