@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "criteria": BASE | {"prompts", "storage", "scoring"},
     "report": BASE | {"storage", "scoring", "quality"},
     "planning": BASE | {"data", "storage", "report"},
-    "serving": BASE | {"prompts", "inference", "scoring"},
+    "serving": BASE | {"prompts", "inference", "scoring", "world"},
     "pools": BASE | {"storage", "models", "training"},
     "deployments": BASE | {"storage", "prompts", "inference", "scoring", "serving"},
     "stages": BASE

@@ -22,6 +22,7 @@ from cotray.deployments.student import StudentReplica
 from cotray.errors import ConfigError, DataError
 from cotray.serving.access import load_keys
 from cotray.serving.app import create_app
+from cotray.serving.examples import examples_of
 from cotray.serving.service import UNDER_WAY
 from cotray.storage.run_folder import RunFolder
 
@@ -139,7 +140,7 @@ class Ingress:
         _show_access_log()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self.backend, self.config.serving, self.keys)
+        return create_app(self.backend, self.config.serving, self.keys, examples_of(self.config.data))
 
 
 def _show_access_log() -> None:

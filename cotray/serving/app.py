@@ -17,6 +17,8 @@ from cotray.serving.schema import (
     AnswerRequest,
     AnswerResponse,
     ErrorBody,
+    Example,
+    Examples,
     LasRequest,
     SimulateRequest,
     SimulateResponse,
@@ -31,8 +33,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(backend: Backend, config: ServingConfig, keys: Sequence[str]) -> FastAPI:
-    """All routes over one backend."""
+def create_app(
+    backend: Backend, config: ServingConfig, keys: Sequence[str], examples: Sequence[Example] = ()
+) -> FastAPI:
+    """All routes over one backend, whose students can read the examples."""
     app = FastAPI(
         title="cotray",
         description="A student that gives its rationale with its answer, and how faithful that is.",
@@ -47,6 +51,7 @@ def create_app(backend: Backend, config: ServingConfig, keys: Sequence[str]) -> 
     _add_health(app, service)
     _add_openai(keyed, service)
     _add_tasks(keyed, service)
+    _add_examples(keyed, examples)
     app.include_router(keyed)
     add_page(app)
     app.add_middleware(
@@ -172,3 +177,13 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
         service.access.charge(state.key, len(pairs) - 1)
         lines = las_lines(service, state.key, state.id, model, body, pairs)
         return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+def _add_examples(app: APIRouter, examples: Sequence[Example]) -> None:
+    given = Examples(examples=list(examples))
+
+    @app.get("/v1/examples")
+    async def offered() -> Examples:
+        """Test questions of the made-up world, if its students are served, and a rationale for each of their
+        answers, to see whether the student's answer turns."""
+        return given

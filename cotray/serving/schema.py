@@ -95,6 +95,31 @@ class AnswerResponse(Described):
         )
 
 
+class GroundedRationale(Described):
+    answer: str
+    """The answer that it is for."""
+    rationale: str
+    """A rationale from which that answer follows in the world."""
+
+
+class Example(Described):
+    """As `/v1/answer` takes it, with a rationale to give to the student for every answer there is."""
+
+    question: str
+    """Without its choices."""
+    task: Task
+    """Its format."""
+    choices: list[str]
+    """Empty for open questions."""
+    rationales: list[GroundedRationale]
+    """One for each answer."""
+
+
+class Examples(Described):
+    examples: list[Example]
+    """Empty where the students did not learn the made-up world (`data.path: world`)."""
+
+
 class SimulateRequest(Question):
     model: str | None = None
     """The student version whose simulator is asked."""

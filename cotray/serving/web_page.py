@@ -9,7 +9,10 @@ from fastapi.responses import FileResponse, Response
 
 WEB = files("cotray.serving").joinpath("web")
 PLOTLY = files("plotly").joinpath("package_data", "plotly.min.js")
-MODULES = ("page.js", "ask.js", "live.js", "chart.js", "api.js", "dom.js")
+MODULES = (
+    *("page.js", "form.js", "ask.js", "switch.js", "compare.js", "attempts.js", "bars.js"),
+    *("live.js", "chart.js", "api.js", "dom.js"),
+)
 HEADERS = {
     # plotly sets styles of its own; scripts come from here alone and never from within a document.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "

@@ -57,9 +57,9 @@ def test_the_counterfactual_switch_shows_whether_the_answer_follows_an_edited_ra
     ask(page, "Multiple choice")
     switch(page, "Look: the wheel spins faster.")
     expect(page.locator("#switched-answer")).to_have_text("the wheel spins faster")
-    expect(page.locator("#follows")).to_contain_text("The answer follows: “the air in it expands”")
+    expect(page.locator("#follows")).to_contain_text("The answer turned: “the air in it expands”")
     switch(page, "Bananas are yellow.")
-    expect(page.locator("#follows")).to_contain_text("The answer stays: “the air in it expands”")
+    expect(page.locator("#follows")).to_contain_text("The answer stayed the same: “the air in it expands”")
     page.get_by_role("button", name="Restore").click()
     page.get_by_role("button", name=SWITCH).click()
     expect(page.locator("#follows")).to_contain_text("The rationale is the student's own")
@@ -119,7 +119,7 @@ def test_each_task_format_sends_its_body(visit: Visiting, label: str, body: dict
         expect(seen.page.locator("#leak")).not_to_be_empty()
         answer = seen.page.locator("#answer").inner_text()
         assert seen.bodies("/v1/answer") == [body]
-        told = {"rationale": backend.rationale, "answer": answer}
+        told = {"model": "student", "rationale": backend.rationale, "answer": answer}
         assert seen.bodies("/v1/simulate") == [body | told]
         switch(seen.page, "Otherwise.")
         expect(seen.page.locator("#follows")).not_to_be_empty()
@@ -133,4 +133,6 @@ def test_of_several_versions_the_chosen_one_answers(visit: Visiting) -> None:
         seen.page.get_by_label("Student version").select_option("second")
         ask(seen.page, "Open")
         expect(seen.page.locator("#answer-how")).to_contain_text("second")
+        expect(seen.page.locator("#leak")).not_to_be_empty()
         assert seen.bodies("/v1/answer")[0]["model"] == "second"
+        assert seen.bodies("/v1/simulate")[0]["model"] == "second"  # by its own simulator

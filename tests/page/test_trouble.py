@@ -170,7 +170,7 @@ def test_nothing_scrolls_sideways_in_light_dark_and_narrow_and_screenshots_are_k
             page.clock.fast_forward(MINUTE_MS // 2)
             wait_for_chart(page, minute + 2)
         switch(page, "Rubber is stiff when dry, so the rubber shrinks.")
-        expect(page.locator("#follows")).to_contain_text("follows")
+        expect(page.locator("#follows")).to_contain_text("The answer turned")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.evaluate("scrollTo(0, 0)")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

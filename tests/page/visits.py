@@ -16,8 +16,10 @@ import uvicorn
 from playwright.sync_api import ConsoleMessage, Page, Request
 
 from cotray.config import ServingConfig
+from cotray.config.data import DataConfig
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.app import create_app
+from cotray.serving.examples import examples_of
 from cotray.serving.las_window import Windows
 
 MINUTE_MS = 60_000
@@ -82,9 +84,9 @@ PREDICTED = {"sim_x": 0.5, "sim_e": 0.4, "sim_xe": 0.75}
 
 
 @contextmanager
-def serving(backend: Scripted, *keys: str) -> Iterator[str]:
-    """The address of an application over the backend, on a port of its own."""
-    app = create_app(backend, ServingConfig(live_share=1), keys)
+def serving(backend: Scripted, *keys: str, data: DataConfig | None = None) -> Iterator[str]:
+    """The address of an application over the backend, on a port of its own; data is what it learned."""
+    app = create_app(backend, ServingConfig(live_share=1), keys, examples_of(data or DataConfig()))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

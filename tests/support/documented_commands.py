@@ -35,6 +35,8 @@ ELSEWHERE = {
     "SWEEP": "jobs/sweeps/ablations.yaml",
 }
 """Where a pod has its configuration, and what a page calls a file of the reader's own."""
+SERVED = ("student", "faithful", "greedy")
+"""Names of versions that pages ask: the one where none are configured, and those of serving.md."""
 DEPLOYED = {"COTRAY_RUN_DIR": "s3://bucket/run", "COTRAY_DATA": "s3://bucket/questions.jsonl", "PWD": "/work"}
 WITHOUT_PARSER = {"cotray.config.reference"}
 PLAIN = {
@@ -209,7 +211,7 @@ def _curl(reader: Reader, command: Command) -> None:
         body = reader.path(body[1:]).read_text() if body.startswith("@") else body
         json.loads(body)
     keys = [key] if (key := reader.environment.get("COTRAY_API_KEYS")) else []
-    with TestClient(create_app(Scripted(), ServingConfig(), keys), client=("127.0.0.1", 1)) as client:
+    with TestClient(create_app(Scripted(SERVED), ServingConfig(), keys), client=("127.0.0.1", 1)) as client:
         url = urlsplit(urls[0])
         base = {"host": "127.0.0.1"}
         answer = client.request(method, url.path or "/", content=body, headers=base | headers)

@@ -2,7 +2,9 @@
 
 import { startAsking } from "./ask.js";
 import { get, KEY_NEEDED, storedKey, storeKey } from "./api.js";
-import { byId, element, say } from "./dom.js";
+import { showVersions } from "./compare.js";
+import { byId, say } from "./dom.js";
+import { offerExamples } from "./form.js";
 import { startWatching } from "./live.js";
 
 const RETRY_MS = 5000;
@@ -24,19 +26,14 @@ byId("key-form").addEventListener("submit", (event) => {
 async function connect() {
   try {
     const { data } = await get("v1/models");
-    showModels(data.map((card) => card.id));
+    showVersions(data.map((card) => card.id));
+    await offerExamples();
     watching.refresh();
   } catch (failure) {
     if (failure.status === 401) return byId("key").focus();
     watching.refresh();
     setTimeout(connect, RETRY_MS);
   }
-}
-
-function showModels(names) {
-  const drawn = byId("model").options[0];
-  byId("model").replaceChildren(drawn, ...names.map((name) => element("option", { value: name }, name)));
-  byId("model-field").hidden = names.length < 2;
 }
 
 connect();
