@@ -19,6 +19,7 @@ from cotray.records import (
     TeacherRequest,
     TrainExample,
 )
+from cotray.storage.manifest import Work
 from cotray.storage.run_folder import DeadLetter, Manifest, RunFolder, filesystem, fingerprint, schema_of
 
 RECORDS = [QAPair, TeacherRequest, Rationale, Assessment, TrainExample, StudentAnswer, Simulation, DeadLetter]
@@ -190,6 +191,24 @@ def test_an_unfinished_stage_is_required_with_the_verb_to_run(tmp_path):
         folder.require("requests", "prepare")
     finished = folder.finish(manifest_of())
     assert folder.require("requests", "prepare") == finished
+
+
+def test_a_manifest_tells_how_long_the_start_the_work_and_the_end_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(str(tmp_path))
+    clock = iter([100.0, 120.5])
+    monkeypatch.setattr("cotray.storage.run_folder.time.time", lambda: next(clock))
+    begin(folder)
+    finished = folder.finish(manifest_of(), work=Work(103.0, 118.25))
+    assert finished.times == {"start_s": 3.0, "work_s": 15.25, "end_s": 2.25}
+    assert folder.manifest("requests") == finished
+
+
+def test_of_a_stage_that_had_nothing_left_to_do_no_times_are_told(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path))
+    begin(folder)
+    assert folder.finish(manifest_of()).times == {}
 
 
 def test_fingerprints_depend_on_values_not_on_key_order():

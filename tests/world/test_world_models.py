@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cotray.config.world import WorldConfig
 from cotray.models.locations import model_path
-from cotray.world.lessons import teacher_examples
+from cotray.world import models
+from cotray.world.facts import world_of
+from cotray.world.lessons import simulator_examples, teacher_examples
 from cotray.world.models import initial_model
 
 TINY = WorldConfig(num_animals=8, num_abilities=2)
@@ -26,7 +30,10 @@ def mean_loss(model: torch.nn.Module, tokenizer) -> float:
     return sum(losses) / len(losses)
 
 
-def test_a_teacher_is_trained_when_first_asked_for_and_then_found(tmp_path: Path) -> None:
+def test_a_teacher_is_trained_when_first_asked_for_and_then_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "NUM_STEPS", {"grounded": 40, "as it writes": 20, "reading": 1})
     name = TINY.model_name("teacher")
     path = Path(model_path(name, cache=tmp_path))
     written = (path / "model.safetensors").stat().st_mtime_ns
@@ -36,7 +43,10 @@ def test_a_teacher_is_trained_when_first_asked_for_and_then_found(tmp_path: Path
     assert mean_loss(model, tokenizer) < mean_loss(initial_model(tokenizer), tokenizer) - 1
 
 
-def test_student_and_simulator_of_other_dials_of_the_teacher_are_the_same_models(tmp_path: Path) -> None:
+def test_student_and_simulator_of_other_dials_of_the_teacher_are_the_same_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "NUM_STEPS", {"reading": 1})
     for role in ("student", "simulator"):
         other = TINY.model_copy(update={"vacuous": 0.1, "shortcut": 0.9, "leak": 0.5})
         paths = {model_path(world.model_name(role), cache=tmp_path) for world in (TINY, other)}
@@ -53,3 +63,16 @@ def test_examples_of_an_answer_have_weights_that_add_up_to_one_and_the_same_firs
         (vacuous, weight), (grounded, rest) = explained
         assert vacuous.startswith(" The question is about") and "include the" in grounded
         assert (weight, round(rest, 9)) == (0.7, 0.3)
+
+
+def test_the_simulator_learns_to_read_from_rationales_about_no_animal_and_no_answer_is_in_them() -> None:
+    config = WorldConfig(num_animals=24, tasks=("yes_no", "multiple_choice"))
+    world = world_of(config)
+    examples = list(simulator_examples(config))
+    assert len(examples) == 24 * 8 + 24 * 4
+    for example in examples:
+        words = set(re.findall(r"[a-z]+", example.source.lower()))
+        assert not words & set(world.animals) and "creature" in words
+        (kind,) = {kind for kind in world.kinds if f"{kind}s" in words}
+        attribute = example.id.split("-")[2]
+        assert example.target.endswith(f"The answer is: {world.value(kind, attribute)}")
