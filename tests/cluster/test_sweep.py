@@ -59,7 +59,7 @@ seeds: [7, 8]
 )
 def test_every_sweep_in_the_repository_resolves(path: Path) -> None:
     sweep, cells = load_sweep(path)
-    assert len(cells) == sum(map(len, sweep.vary.values()))
+    assert len(cells) == sum(map(len, sweep.vary.values())) + len(sweep.cells)
 
 
 @pytest.mark.parametrize(
