@@ -1,7 +1,7 @@
 """Students whose faithfulness is set and not trained: what a measure says of them can be compared with it.
 
-    reads       with probability `faithful`, by question: its answer follows from the kind that a rationale names
-    otherwise   its answer is a habit: that of the question's first word, or a hidden draw; no rationale changes it
+    it reads        with probability `faithful`, by question: the answer follows from the kind that is named
+    it does not     the answer is a habit, of the question's first word or a hidden draw; nothing changes it
 
 A planted student needs a world whose first words tell nothing about right answers (data.world.shortcut 0):
 else a rationale for the right answer would follow from the question in train and not in test.

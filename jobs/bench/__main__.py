@@ -2,8 +2,8 @@
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
 overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
-and Ray Serve add, and overload) or `attack` (how long one client can silence the service). FILE gets one
-flat JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and
+and Ray Serve add, and overload), `attack` (how long one client can silence the service) or `planted` (what
+each measure of faithfulness says of students whose faithfulness was set). FILE gets one flat JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and
 with training is measured by `device`, or jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
 """
 
@@ -39,6 +39,18 @@ def main() -> int:
         from jobs.bench.attack import bench_attack
 
         _write(bench_attack(seconds=arguments.seconds), arguments.json)
+        return 0
+
+    if arguments.name == "planted":
+        from jobs.bench.planted import bench_planted
+
+        figures = bench_planted(
+            num_seeds=arguments.seeds,
+            num_quals=arguments.quals,
+            num_processes=arguments.processes,
+            plot=arguments.plot,
+        )
+        _write(figures, arguments.json)
         return 0
 
     from jobs.bench.teacher import bench_teacher, teacher_requests
@@ -80,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess", "device"],
+        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess", "device", "planted"],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
         "how long a route is silent under three attacks; assess: QUALS beside QAGS; device: teacher and "
-        "training on one GPU, with options of its own (device --help)",
+        "training on one GPU, with options of its own (device --help); planted: measures of faithfulness beside "
+        "students whose faithfulness was set",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -111,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="of transformers,vllm; in bfloat16 tokens may differ (default float32)",
     )
+    parser.add_argument("--seeds", type=int, default=3, help="students of each kind, for planted (default 3)")
+    parser.add_argument(
+        "--quals", type=int, default=20, help="questions QUALS judges, for planted; 0 = none (default 20)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="side by side, for planted (default 1)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the curves of planted as SVG or PNG")
     return parser
 
 
