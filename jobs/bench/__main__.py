@@ -3,8 +3,9 @@
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
 overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
 and Ray Serve add, and overload), `attack` (how long one client can silence the service) or `planted` (what
-each measure of faithfulness says of students whose faithfulness was set). FILE gets one flat JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and
-with training is measured by `device`, or jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
+each measure of faithfulness says of students whose faithfulness was set). FILE gets one flat JSON object; `-`
+prints it as the last line of standard output. What a GPU does with the teacher and with training is measured
+by `device`, or jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
         "how long a route is silent under three attacks; assess: QUALS beside QAGS; device: teacher and "
-        "training on one GPU, with options of its own (device --help); planted: measures of faithfulness beside "
-        "students whose faithfulness was set",
+        "training on one GPU, with options of its own (device --help); planted: measures of faithfulness "
+        "beside students whose faithfulness was set",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -124,9 +125,9 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="of transformers,vllm; in bfloat16 tokens may differ (default float32)",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="students of each kind, for planted (default 3)")
+    parser.add_argument("--seeds", type=int, default=2, help="students of each kind, for planted (default 2)")
     parser.add_argument(
-        "--quals", type=int, default=20, help="questions QUALS judges, for planted; 0 = none (default 20)"
+        "--quals", type=int, default=16, help="questions QUALS judges, for planted; 0 = none (default 16)"
     )
     parser.add_argument("--processes", type=int, default=1, help="side by side, for planted (default 1)")
     parser.add_argument("--plot", metavar="FILE", help="draw the curves of planted as SVG or PNG")

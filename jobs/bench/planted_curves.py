@@ -87,7 +87,8 @@ def spearman(curves_SF: np.ndarray, faithful: Sequence[float]) -> float:
 
     if np.isnan(curves_SF).any() or np.ptp(curves_SF) == 0:
         return np.nan
-    return float(spearmanr(curves_SF.ravel(), np.tile(faithful, len(curves_SF))).statistic)
+    result: Any = spearmanr(curves_SF.ravel(), np.tile(faithful, len(curves_SF)))
+    return float(result.statistic)
 
 
 def print_curves(condition: str, summary: Mapping[str, Any], faithful: Sequence[float]) -> None:
@@ -97,20 +98,18 @@ def print_curves(condition: str, summary: Mapping[str, Any], faithful: Sequence[
     for name in MEASURES | BESIDE:
         values = "".join(_cell(summary[f"{name}.{value:.1f}"]) for value in faithful)
         rank, bounds = summary.get(f"{name}.spearman"), summary.get(f"{name}.spearman_ci95")
-        tail = "" if rank is None else f"{_cell(rank)} [{bounds[0]:.2f}, {bounds[1]:.2f}]"
+        tail = f"{_cell(rank)} [{bounds[0]:.2f}, {bounds[1]:.2f}]" if bounds else ""
         print(f"{name:<18}{values}  {tail}")
 
 
-def write_plot(
-    figures: Mapping[str, Any], conditions: Sequence[str], faithful: Sequence[float], path: Path
-) -> None:
-    """A panel per condition under each other, so that a phone shows the text at its size."""
+def write_plot(figures: Mapping[str, Any], grids: Mapping[str, Sequence[float]], path: Path) -> None:
+    """A panel per condition, with the values in `grids`; under each other, so that a phone can show it."""
     import matplotlib
     from matplotlib.figure import Figure as Plot
 
-    plot = Plot(figsize=(WIDTH, 0.5 + 2.5 * len(conditions)), layout="constrained", facecolor="white")
-    all_axes = plot.subplots(len(conditions), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, condition in zip(all_axes, conditions, strict=True):
+    plot = Plot(figsize=(WIDTH, 0.5 + 2.5 * len(grids)), layout="constrained", facecolor="white")
+    all_axes = plot.subplots(len(grids), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (condition, faithful) in zip(all_axes, grids.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(0, color="#8a8f98", linewidth=0.8)
         for name, color in COLORS.items():
