@@ -36,7 +36,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 }
 """Habits, and whether rationales are written for the habit's answer."""
 GRIDS = {name: FAITHFUL[:: 2 if "tied" in dials else 1] for name, dials in CONDITIONS.items()}
-"""Every second value where rationales are tied: there is no curve to follow closely."""
+"""Every second value where rationales are tied: fewer show it."""
 QUALS_GROUPS = 8
 """Attempts at a pair about each rationale: half of the usual, because these have one fact."""
 ROWS_AT_ONCE = 256
