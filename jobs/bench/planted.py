@@ -35,8 +35,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "hidden-tied": {"habit": "hidden", "tied": 0.8},
 }
 """Habits, and whether rationales are written for the habit's answer."""
-GRIDS = {name: FAITHFUL[:: 2 if "tied" in dials else 1] for name, dials in CONDITIONS.items()}
-"""Every second value where rationales are tied: fewer show it."""
+GRIDS = {name: FAITHFUL[:: 5 if "tied" in dials else 1] for name, dials in CONDITIONS.items()}
+"""Three values where rationales are tied: they show where a measure begins and ends."""
 QUALS_GROUPS = 8
 """Attempts at a pair about each rationale: half of the usual, because these have one fact."""
 ROWS_AT_ONCE = 256

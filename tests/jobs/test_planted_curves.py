@@ -1,4 +1,4 @@
-"""Curves are the measures of each planted student, and their correlation with what was set is one of ranks."""
+"""Curves are the measures of planted students, and their correlation with what was set is one of ranks."""
 
 from __future__ import annotations
 
