@@ -188,12 +188,17 @@ class Student:
         ]
 
     def _perturb(self, rationale: str, record_id: str) -> str:
-        ids = self.tokenizer(rationale, add_special_tokens=False).input_ids
-        special = set(self.tokenizer.all_special_ids)
-        vocabulary = [i for i in range(len(self.tokenizer)) if i not in special]
-        random_ = seeded(self.seed, record_id, "perturbed rationale")
-        perturbed = perturb_tokens(ids, vocabulary, fraction=self.config.perturbed_fraction, random_=random_)
-        return str(self.tokenizer.decode(perturbed))
+        fraction = self.config.perturbed_fraction
+        return damaged(rationale, self.tokenizer, fraction, seed=self.seed, record_id=record_id)
+
+
+def damaged(rationale: str, tokenizer, fraction: float, *, seed: int, record_id: str) -> str:
+    """A rationale with int(fraction * n) of its tokens replaced by others of the vocabulary."""
+    ids = tokenizer(rationale, add_special_tokens=False).input_ids
+    special = set(tokenizer.all_special_ids)
+    vocabulary = [i for i in range(len(tokenizer)) if i not in special]
+    random_ = seeded(seed, record_id, "perturbed rationale")
+    return str(tokenizer.decode(perturb_tokens(ids, vocabulary, fraction=fraction, random_=random_)))
 
 
 def perturb_tokens(ids: Sequence[int], vocabulary: Sequence[int], *, fraction: float, random_) -> list[int]:

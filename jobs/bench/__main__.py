@@ -2,10 +2,11 @@
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
 overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
-and Ray Serve add, and overload), `attack` (how long one client can silence the service) or `run` (where the
-time of the demo goes: start, work and end of each stage). FILE gets one
-flat JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and
-with training is measured by `device`, or jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
+and Ray Serve add, and overload), `attack` (how long one client can silence the service), `run` (where the time
+of the demo goes: start, work and end of each stage) or `planted` (what each measure of faithfulness says of
+students whose faithfulness was set). FILE gets one flat JSON object; `-` prints it as the last line of
+standard output. What a GPU does with the teacher and with training is measured by `device`, or
+jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from cotray.config import RunConfig
 
 
 def main() -> int:
@@ -48,6 +51,18 @@ def main() -> int:
         _write(bench_attack(seconds=arguments.seconds), arguments.json)
         return 0
 
+    if arguments.name == "planted":
+        from jobs.bench.planted import bench_planted
+
+        figures = bench_planted(
+            num_seeds=arguments.seeds,
+            num_quals=arguments.quals,
+            num_processes=arguments.processes,
+            plot=arguments.plot,
+        )
+        _write(figures, arguments.json)
+        return 0
+
     from jobs.bench.teacher import bench_teacher, teacher_requests
 
     if arguments.name == "serve":
@@ -69,7 +84,7 @@ def main() -> int:
     if arguments.name == "parity":
         from jobs.bench.parity import bench_parity
 
-        figures = bench_parity(model=arguments.model, requests=requests)
+        figures = bench_parity(model=_complete(arguments.model), requests=requests)
     elif arguments.engines == "transformers":
         figures = bench_teacher(requests=requests, **settings)
     else:
@@ -87,14 +102,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "name",
-        choices=["teacher", "parity", "generate", "plan", "serve", "attack", "assess", "run", "device"],
+        choices=[
+            "teacher",
+            "parity",
+            "generate",
+            "plan",
+            "serve",
+            "attack",
+            "assess",
+            "run",
+            "planted",
+            "device",
+        ],
         metavar="NAME",
         help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
         "how long a route is silent under three attacks; assess: QUALS beside QAGS; run: start, work and end "
-        "of each stage of the demo; device: teacher and training on one GPU, with options of its own "
-        "(device --help)",
+        "of each stage of the demo; planted: measures of faithfulness beside students whose faithfulness was "
+        "set; device: teacher and training on one GPU, with options of its own (device --help)",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"
@@ -119,7 +145,18 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="of transformers,vllm; in bfloat16 tokens may differ (default float32)",
     )
+    parser.add_argument("--seeds", type=int, default=2, help="students of each kind, for planted (default 2)")
+    parser.add_argument(
+        "--quals", type=int, default=16, help="questions QUALS judges, for planted; 0 = none (default 16)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="side by side, for planted (default 1)")
+    parser.add_argument("--plot", metavar="FILE", help="draw the curves of planted as SVG or PNG")
     return parser
+
+
+def _complete(model: str) -> str:
+    """`world:teacher` is that of the world at its defaults."""
+    return RunConfig.model_validate({"teacher": {"model": model}}).teacher.model
 
 
 def _write(figures: dict[str, Any], target: str | None) -> None:

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from cotray.config import DecodingConfig, TeacherConfig
+from cotray.config.world import PREFIX
 from cotray.pools.progress import progress_bar
 from cotray.records import TeacherRequest
 
@@ -24,12 +25,15 @@ def decode_all(
     """Tokens by method, from one engine; all `methods` must have equally many branches."""
     from cotray.teacher.teacher import build_teacher
 
+    # A world's teacher reads no words but the world's, and has few positions.
+    is_world = model.startswith(PREFIX)
     config = TeacherConfig(
         engine=engine,  # type: ignore[arg-type]
         model=model,
         dtype="float32",
-        engine_args={"max_model_len": 2048} if engine == "vllm" else {},
+        engine_args={"max_model_len": 2048} if engine == "vllm" and not is_world else {},
         decoding=DecodingConfig(max_new_tokens=64, plausibility=mask),
+        **({"num_demonstrations": 0} if is_world else {}),
     )
     teacher: Any = build_teacher(config, method=methods[0])
     tokens = {}
