@@ -2,9 +2,9 @@
 
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
 overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
-and Ray Serve add, and overload), `attack` (how long one client can silence the service), `run` (where the time
-of the demo goes: start, work and end of each stage) or `planted` (what each measure of faithfulness says of
-students whose faithfulness was set). FILE gets one flat JSON object; `-` prints it as the last line of
+and Ray Serve add, and overload), `attack` (how long one client can silence the service), `run` (where the
+time of the demo goes: start, work and end of each stage) or `planted` (what each measure of faithfulness says
+of students whose faithfulness was set). FILE gets one flat JSON object; `-` prints it as the last line of
 standard output. What a GPU does with the teacher and with training is measured by `device`, or
 jobs.bench.device, which needs neither pydantic nor Ray nor vLLM.
 """
