@@ -10,7 +10,7 @@ from typing import Any
 
 OnMetrics = Callable[[dict[str, float]], None]
 
-_POLL_S = 0.3
+_POLL_S = 0.1
 
 
 class MetricsChannel:

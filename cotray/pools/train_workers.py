@@ -108,7 +108,7 @@ def fit(
         last = found.rpartition("/")[2] if found else "the beginning"
         print(f"{output_dir}: goes on from {last} ({'; '.join(damaged)})", file=sys.stderr, flush=True)
     # The controller polls its workers this often, and a worker's report waits for it.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     task_ref = ray.put(task)
     for attempts_left in range(training.max_failures, -1, -1):
         with metrics_channel(on_metrics) as relay, sigint_restored():

@@ -7,13 +7,19 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cotray.config import DecodingConfig, TeacherConfig
+from cotray.config.world import WorldConfig
+from cotray.data.perturbation import Source, requests_of
 from cotray.errors import ConfigError
+from cotray.models.locations import model_path
 from cotray.records import QAPair, Rationale, Task, TeacherRequest
+from cotray.world import models
+from cotray.world.questions import rows
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
@@ -157,6 +163,22 @@ def test_smollm2_gives_the_transformers_engines_tokens(methods: tuple[str, ...],
     model, requests = "embedded:smollm2-135m-instruct", teacher_requests("sample", 6)
     expected = in_process(decode_all, "transformers", model, methods, mask, requests)
     assert in_process(decode_all, "vllm", model, methods, mask, requests) == expected
+
+
+@pytest.mark.parametrize("method", ["greedy", "contrast-wrong"])
+def test_both_engines_write_the_same_in_the_world(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "NUM_STEPS", {"grounded": 120, "as it writes": 80})
+    world = WorldConfig(num_animals=48, num_abilities=4)
+    settings = config(
+        model_path(world.model_name("teacher"), cache=tmp_path), num_demonstrations=0, max_pairs=64
+    )
+    pairs = [QAPair.from_row(row) for row in rows(world, dev_fraction=0, test_fraction=0)]
+    requests = [request for pair in pairs for request in requests_of(pair, "wrong", Source(0))]
+    assert len(requests) == 2 * 48 * 4
+    actual = in_process(vllm_results, settings, method, requests)
+    assert_same(actual, transformers_results(settings, method, requests))
 
 
 def under_pressure(settings: TeacherConfig, requests) -> dict[str, Any]:
