@@ -41,6 +41,8 @@ class Snapshot:
     replica_starts: int
     load_s: float
     """The longest a model took to load."""
+    is_loading: bool
+    """A replica has a node and is loading its model."""
     under_way: list[str]
     work: Work | None
     """From the first batch that began to the last that was written; None before."""
@@ -53,11 +55,15 @@ class Monitor:
     counts: Counter[str] = field(default_factory=Counter)
     attempts: dict[str, Attempt] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
+    loads_begun: int = 0
     replica_starts: int = 0
     load_s: float = 0.0
     finished: set[str] = field(default_factory=set)
     first_began: float | None = None
     last_ended: float | None = None
+
+    def loading(self) -> None:
+        self.loads_begun += 1
 
     def started(self, load_s: float) -> None:
         self.replica_starts += 1
@@ -100,7 +106,15 @@ class Monitor:
         ]
         rows = self.counts["rows"] + sum(a.rows for a in self.attempts.values())
         work = Work(self.first_began, self.last_ended) if self.first_began and self.last_ended else None
-        return Snapshot(rows, self.counts.copy(), self.replica_starts, self.load_s, sorted(under_way), work)
+        return Snapshot(
+            rows=rows,
+            counts=self.counts.copy(),
+            replica_starts=self.replica_starts,
+            load_s=self.load_s,
+            is_loading=self.loads_begun > self.replica_starts,
+            under_way=sorted(under_way),
+            work=work,
+        )
 
 
 def start_monitor() -> Any:

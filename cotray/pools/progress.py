@@ -101,7 +101,7 @@ class StageWatch:
         if snapshot.counts["retries"]:
             notes |= {"retries": snapshot.counts["retries"]}
         if not running and starting:
-            notes |= {"waiting for": self._needs()}
+            notes |= {"loading": "a model"} if snapshot.is_loading else {"waiting for": self._needs()}
         self.bar.n = self.done
         self.bar.set_postfix(notes, refresh=False)
         self.bar.refresh()

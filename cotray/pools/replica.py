@@ -76,6 +76,7 @@ class Replica:
         self.node = ray.get_runtime_context().get_node_id()
         self.problem: CotrayError | None = None
         began = time.monotonic()
+        monitor.loading.remote()
         try:
             self.process = stage.build()
         except CotrayError as problem:
