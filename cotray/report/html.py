@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,11 @@ def truths(methods: Sequence[MethodReport]) -> list[str]:
     return sorted(names, key=lambda name: name != "following")
 
 
+def model_name(name: object) -> str:
+    """As a person would write it: `world:teacher`, whose dials are told by report.json."""
+    return re.sub(r"(world:\w+)\?\S*", r"\1", str(name))
+
+
 def environment() -> Environment:
     """Jinja with what every page uses."""
     made = Environment(
@@ -99,6 +105,7 @@ def environment() -> Environment:
         "number": number,
         "interval": interval,
         "measured": measured,
+        "model_name": model_name,
         "signed": signed,
         "unmeasured": unmeasured,
         "MIN_QUESTIONS": MIN_QUESTIONS,

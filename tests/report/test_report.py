@@ -12,7 +12,7 @@ from reports import EVIL, SUMMARY, example, method_report, page_with
 from cotray.config import parse_config
 from cotray.errors import DataError
 from cotray.records import Rationale, Simulation
-from cotray.report.html import render_html, token_views
+from cotray.report.html import model_name, render_html, token_views
 from cotray.report.report import report
 from cotray.report.table import text_table
 from cotray.scoring.las import las
@@ -198,3 +198,8 @@ def test_no_report_is_made_of_answers_to_rationales_that_are_no_longer_there(tmp
     folder.finish(Manifest("rationales", again, source, 1, 1, 0, {"tokens": 3}))
     with pytest.raises(DataError, match=r"answers: was made from .*; run `python -m jobs\.score`"):
         report(parse_config({"run_dir": str(tmp_path)}))
+
+
+def test_a_model_of_the_world_is_named_without_its_dials() -> None:
+    assert model_name("world:simulator?seed=0&tasks=yes_no,open (trained)") == "world:simulator (trained)"
+    assert model_name("embedded:smollm2-135m-instruct") == "embedded:smollm2-135m-instruct"
