@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cotray.config import load_config
 from cotray.models.locations import model_path
@@ -46,7 +47,8 @@ BANDS = {
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("world")
     config = load_config(DEMO, [*SMALL, f"run_dir={folder}"])
-    # Here, because Ray's workers give way to every other process.
+    # Here, because Ray's workers give way to every other process; and on one thread, as above.
+    torch.set_num_threads(1)
     model_path(config.teacher.model)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
