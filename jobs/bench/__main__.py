@@ -17,8 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cotray.config import RunConfig
-
 
 def main() -> int:
     if sys.argv[1:2] == ["device"]:  # has options of its own, and runs without the libraries of the others
@@ -156,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _complete(model: str) -> str:
     """`world:teacher` is that of the world at its defaults."""
+    from cotray.config import RunConfig
+
     return RunConfig.model_validate({"teacher": {"model": model}}).teacher.model
 
 
