@@ -107,7 +107,8 @@ def write_plot(figures: Mapping[str, Any], grids: Mapping[str, Sequence[float]],
     import matplotlib
     from matplotlib.figure import Figure as Plot
 
-    plot = Plot(figsize=(WIDTH, 0.5 + 2.5 * len(grids)), layout="constrained", facecolor="white")
+    height = 0.5 + 2.5 * len(grids)
+    plot = Plot(figsize=(WIDTH, height), layout="constrained", facecolor="white")
     all_axes = plot.subplots(len(grids), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (condition, faithful) in zip(all_axes, grids.items(), strict=True):
         axes.spines[["top", "right"]].set_visible(False)
