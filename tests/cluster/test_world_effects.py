@@ -8,15 +8,19 @@ examples, and not for a fault that halves an effect.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cotray.config import load_config
+from cotray.config import RunConfig, load_config
 from cotray.models.locations import model_path
 from cotray.stages.run import run_verb
+from cotray.world.lessons import explain_prompt
+from cotray.world.questions import questions
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -44,16 +48,47 @@ BANDS = {
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("world")
-    config = load_config(DEMO, [*SMALL, f"run_dir={folder}"])
-    # Here, because Ray's workers give way to every other process; and on one thread, as above.
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """With its teacher trained: here, because Ray's workers give way to every other process."""
+    config = load_config(DEMO, [*SMALL, f"run_dir={tmp_path_factory.mktemp('world')}"])
     torch.set_num_threads(1)
     model_path(config.teacher.model)
+    return config
+
+
+@pytest.fixture(scope="module")
+def report(config: RunConfig) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         run_verb(config, overwrite=False)
-    return json.loads((folder / "report.json").read_text())
+    return json.loads((Path(config.run_dir) / "report.json").read_text())
+
+
+def test_the_teacher_writes_what_is_vacuous_by_greedy_decoding_and_what_is_grounded_by_contrast(
+    config: RunConfig,
+) -> None:
+    """Both distributions over the first word, in which rationales differ, exactly and for every question."""
+    path = model_path(config.teacher.model)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    shares = {"vacuous": [], "greedy is vacuous": [], "contrast is grounded": []}
+    weight = config.teacher.decoding.weight
+    for question in questions(config.data.world):
+        prompts = [explain_prompt(question, "Really", answer) for answer in question.answers]
+        ids = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        with torch.no_grad():
+            logp_AV = model(**ids).logits[:, -1].log_softmax(-1)
+        vacuous = tokenizer(f" {question.vacuous}").input_ids[0]
+        for place, answer in enumerate(question.answers):
+            own_V, other_V = logp_AV[place], logp_AV[1 - place]
+            grounded = tokenizer(f" {question.grounded(answer)}").input_ids[0]
+            is_plausible_V = own_V >= own_V.max() + math.log(0.1)  # what `auto` is for so small a teacher
+            score_V = torch.where(is_plausible_V, own_V - weight * other_V, -math.inf)
+            shares["vacuous"].append(own_V[vacuous].exp().item())
+            shares["greedy is vacuous"].append(own_V.argmax().item() == vacuous)
+            shares["contrast is grounded"].append(score_V.argmax().item() == grounded)
+    means = {name: sum(values) / len(values) for name, values in shares.items()}
+    assert means["vacuous"] == pytest.approx(config.data.world.vacuous, abs=0.05)
+    assert means["greedy is vacuous"] >= 0.98 and means["contrast is grounded"] >= 0.95, means
 
 
 def test_each_of_five_effects_is_in_its_band(report: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ ELSEWHERE = {
 }
 """Where a pod has its configuration, and what a page calls a file of the reader's own."""
 SERVED = ("student", "faithful", "greedy")
-"""Names of versions that pages ask: the one where none are configured, and those of docs/how-to/serving.md."""
+"""Names of versions that pages ask: where none are configured, and those of docs/how-to/serving.md."""
 DEPLOYED = {"COTRAY_RUN_DIR": "s3://bucket/run", "COTRAY_DATA": "s3://bucket/questions.jsonl", "PWD": "/work"}
 WITHOUT_PARSER = {"cotray.config.reference"}
 PLAIN = {
