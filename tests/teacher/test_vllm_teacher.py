@@ -171,9 +171,8 @@ def test_both_engines_write_the_same_in_the_world(
 ) -> None:
     monkeypatch.setattr(models, "NUM_STEPS", {"grounded": 120, "as it writes": 80})
     world = WorldConfig(num_animals=48, num_abilities=4)
-    settings = config(
-        model_path(world.model_name("teacher"), cache=tmp_path), num_demonstrations=0, max_pairs=64
-    )
+    path = model_path(world.model_name("teacher"), cache=tmp_path)
+    settings = config(path, num_demonstrations=0, max_pairs=64, engine_args={"max_model_len": 256})
     pairs = [QAPair.from_row(row) for row in rows(world, dev_fraction=0, test_fraction=0)]
     requests = [request for pair in pairs for request in requests_of(pair, "wrong", Source(0))]
     assert len(requests) == 2 * 48 * 4
