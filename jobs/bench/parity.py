@@ -16,6 +16,7 @@ from cotray.records import TeacherRequest
 
 METHODS = ("greedy", "contrast-wrong", "contrast-empty")
 MASKS = (0.1, 0.0)
+NUM_DEMONSTRATIONS = TeacherConfig().num_demonstrations
 Tokens = list[list[int]]
 
 
@@ -33,7 +34,7 @@ def decode_all(
         dtype="float32",
         engine_args={"max_model_len": 2048} if engine == "vllm" and not is_world else {},
         decoding=DecodingConfig(max_new_tokens=64, plausibility=mask),
-        **({"num_demonstrations": 0} if is_world else {}),
+        num_demonstrations=0 if is_world else NUM_DEMONSTRATIONS,
     )
     teacher: Any = build_teacher(config, method=methods[0])
     tokens = {}
