@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cotray.config.world import PREFIX
 from cotray.records import Rationale
 from cotray.report.plots import bars_svg, boxes_svg, loss_svg
 from cotray.report.table import MIN_QUESTIONS, interval, measured, number, signed, unmeasured
@@ -89,7 +89,12 @@ def truths(methods: Sequence[MethodReport]) -> list[str]:
 
 def model_name(name: object) -> str:
     """As a person would write it: `world:teacher`, whose dials are told by report.json."""
-    return re.sub(r"(world:\w+)\?\S*", r"\1", str(name))
+    text = str(name)
+    if not text.startswith(PREFIX):
+        return text
+    role, _, dials = text.partition("?")
+    _, space, rest = dials.partition(" ")
+    return role + space + rest
 
 
 def environment() -> Environment:
