@@ -53,7 +53,7 @@ def _figures(config: RunConfig) -> dict[str, Any]:
             manifest = folder.manifest(stage)
             if manifest is None or not manifest.times:
                 continue
-            times = manifest.times
+            times = {part: manifest.times[part] for part in ("start_s", "work_s", "end_s")}
             print(f"{method:<32}{stage:<14}" + "".join(f"{seconds:>8.1f}" for seconds in times.values()))
             figures |= {f"{method}/{stage}/{name}": seconds for name, seconds in times.items()}
             of_method += times["start_s"] + times["end_s"]
