@@ -36,7 +36,8 @@ NUM_STEPS = {"grounded": 640, "as it writes": 480, "reading": 320}
 
 
 def make_world_model(name: str, target: Path) -> None:
-    """Write the model of a complete name into a folder; a teacher is trained first, for about a minute."""
+    """Write the model of a complete name into a folder; teacher and simulator are trained first, which takes
+    about a minute where two cores are free."""
     role, config = parse_model_name(name)
     tokenizer = build_tokenizer(config)
     model = initial_model(tokenizer)

@@ -38,7 +38,8 @@ def _texts_with_every_word(config: WorldConfig) -> Iterator[str]:
     for question in questions(config):
         if question.animal == world.animals[0]:
             yield from _texts_about(question)
-            yield from (f"{question.grounded(answer)}, so {answer}." for answer in question.answers)
+            kind = world.kind_of(question.animal)
+            yield from (membership(kind, question.animal, f", so {answer}") for answer in question.answers)
     yield from (f" {animal}" for animal in world.animals)
     for kind in world.kinds:
         said = membership(kind, world.animals[0])
