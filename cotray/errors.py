@@ -32,6 +32,10 @@ class StageInUse(StageError):
     """Another process is at work on the same verb in the same run folder."""
 
 
+class Halted(StageError):
+    """Work must not go on, such as at a cost cap: the stage ends, and what is made stays."""
+
+
 class EngineDied(CotrayError, RuntimeError):
     """An engine's process is gone; its replica must go too. Ray starts another."""
 

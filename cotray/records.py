@@ -7,22 +7,57 @@ A record carries the earlier one's fields forward, so that no stage needs a join
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
-Task = Literal["yes_no", "true_false", "multiple_choice", "open"]
+Task = Literal["yes_no", "true_false", "nli", "multiple_choice", "number", "open"]
 Split = Literal["train", "dev", "test"]
 Kind = Literal["factual", "counterfactual"]
+ExampleKind = Literal["factual", "counterfactual", "rejected", "x", "e"]
+"""Of what is learned. `rejected` is to become unlikely (ConSeq); a simulator also learns from the question
+(`x`) and from the rationale (`e`) alone."""
+FinishReason = Literal["stop", "length"]
 
 BINARY_CHOICES: dict[str, tuple[str, str]] = {
     "yes_no": ("yes", "no"),
     "true_false": ("true", "false"),
 }
+FIXED_CHOICES: dict[str, tuple[str, ...]] = {
+    **BINARY_CHOICES,
+    "nli": ("entailment", "neutral", "contradiction"),
+}
+"""Of tasks whose questions all have the same choices, which are not shown with the question."""
+
+
+NUMBER = re.compile(r"(?<![\w.])-?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?")
 
 
 def normalized(text: str) -> str:
     """The form in which two answers are the same answer."""
     return " ".join(text.casefold().split())
+
+
+def task_of(choices: Sequence[str]) -> Task:
+    """The task that choices show: one whose choices are these, else multiple choice; open without choices."""
+    names = {normalized(choice) for choice in choices}
+    for task, fixed in FIXED_CHOICES.items():
+        if names == set(fixed):
+            return cast(Task, task)
+    return "multiple_choice" if choices else "open"
+
+
+def number_in(text: str) -> str | None:
+    """The first number of a text, plainly written: 1000.5 for "$1,000.50". None where there is none."""
+    if not (found := NUMBER.search(text.replace("\u2212", "-"))):
+        return None
+    digits, slash, divisor = found[0].replace(",", "").partition("/")
+    whole, point, fraction = digits.lstrip("-").partition(".")
+    plain = f"{whole.lstrip('0') or '0'}{point}{fraction}"
+    plain = plain.rstrip("0").rstrip(".") if point else plain
+    sign = "-" if digits.startswith("-") and plain != "0" else ""
+    return f"{sign}{plain}{slash}{divisor}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +81,7 @@ class Record:
 
 @dataclass(frozen=True)
 class QAPair(Record):
-    """A question with its gold answer; `choices` is empty for open questions."""
+    """A question with its gold answer; `choices` is empty for open questions and numbers."""
 
     id: str
     task: Task
@@ -149,12 +184,24 @@ class TrainExample(Record):
     """
 
     id: str
-    kind: Kind
+    kind: ExampleKind
     source: str
     target: str
     supervise_from: int = 0
     supervise_to: int | None = None
     weight: float = 1.0
+    split: Split = dataclasses.field(default="train", repr=False)  # no part of what is learned
+
+
+@dataclass(frozen=True)
+class PassagePair(Record):
+    """One question with one of its answers, each on one line; `id` says where they were read."""
+
+    id: str
+    passage: str
+    question: str
+    answer: str
+    split: Split = "train"
 
 
 @dataclass(frozen=True)
@@ -180,12 +227,23 @@ class StudentAnswer(QAPair):
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token that a student wrote: its natural log-probability, and those of the likeliest tokens there."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Reply(Record):
     """One answer with what led to it, as a served student gives it.
 
-    `text` is what the student wrote, and what it would have had to add where it named no answer; "" where
-    its rationale was given. `choice_logprobs`: natural log p(choice | question, rationale); () for open
-    questions.
+    `text` is what the student wrote, and what it would have had to add where it named no answer: its end
+    `added`; "" where its rationale was given. `choice_logprobs`: natural log p(choice | question, rationale);
+    () for open questions. `finish_reason`: `length` where the request's own limit of tokens ended the text.
+    `is_cut`: by that limit or one of its stop strings. `tokens`: of what the student wrote, where
+    log-probabilities were asked for.
     """
 
     text: str
@@ -195,6 +253,10 @@ class Reply(Record):
     choice_logprobs: tuple[float, ...] = ()
     num_prompt_tokens: int = 0
     num_tokens: int = 0
+    added: str = ""
+    finish_reason: FinishReason = "stop"
+    is_cut: bool = False
+    tokens: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

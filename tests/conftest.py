@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+SLOWEST_FIRST = (
+    "test_crash_points.py",
+    "test_notebook.py",
+    "test_workers.py",
+    "test_adapter.py",
+    "test_bench_device.py",
+    "test_sharded_loading.py",
+    "test_world_models.py",
+    "test_train_pairs.py",
+    "test_quals_model.py",
+)
+"""So that no process is still at one of these when the others have ended (with --no-loadscope-reorder)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_torch_thread() -> None:
     """Tiny models lose more to waiting threads than they gain, above all on a busy machine."""

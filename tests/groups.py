@@ -1,8 +1,9 @@
 """python -m tests.groups: every test, group by group, and at the end what each group had and took.
 
-Files with a Ray cluster run in a process each: Ray reads settings once per process, and after one cluster
-actors of the next in the same process were found dead before they ran. Such a file waits for processes half
-of its time, so that two groups run at once. What a group prints is shown when it has ended.
+Files with a Ray cluster of their own run in a process each: Ray reads settings once per process, and after
+one cluster actors of the next in the same process were found dead before they ran. Files that share a cluster
+are one group. A group waits for processes half of its time, so that two run at once. What a group prints is
+shown when it has ended.
 """
 
 from __future__ import annotations
@@ -46,9 +47,8 @@ class Result:
 
 def one_by_one() -> Iterator[Group]:
     """What has two processes of its own, and what tests what becomes of requests under full load."""
-    yield Group(
-        "without Ray and vLLM", ("-m", "not ray and not vllm", "--numprocesses", "2", "--dist", "loadfile")
-    )
+    two = ("--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+    yield Group("without Ray and vLLM", ("-m", "not ray and not vllm", *two))
     for path in with_ray():
         if path.stem in WITH_DEADLINES:
             yield of_file(path)
@@ -56,6 +56,8 @@ def one_by_one() -> Iterator[Group]:
 
 def side_by_side() -> Iterator[Group]:
     """The groups that leave cores idle, the slowest first."""
+    shared = [path for path in with_ray() if shares_cluster(path)]
+    yield Group("one Ray cluster for several files", ("-m", "ray", *map(str, shared)))
     yield Group("vLLM", ("-m", "vllm and not ray"))
 
     def place(path: Path) -> tuple[int, str]:
@@ -63,8 +65,12 @@ def side_by_side() -> Iterator[Group]:
         return (SLOWEST_FIRST.index(path.stem) if is_slow else len(SLOWEST_FIRST)), str(path)
 
     for path in sorted(with_ray(), key=place):
-        if path.stem not in WITH_DEADLINES:
+        if path.stem not in WITH_DEADLINES and not shares_cluster(path):
             yield of_file(path)
+
+
+def shares_cluster(path: Path) -> bool:
+    return "shared_cluster" in path.read_text("utf-8")
 
 
 def with_ray() -> list[Path]:

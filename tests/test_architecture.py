@@ -15,30 +15,50 @@ ALLOWED: dict[str, set[str]] = {
     "records": {"errors"},
     "errors": set(),
     "seeds": set(),
-    "config": {"errors"},
+    "config": {"errors", "records"},
     "storage": BASE,
     "prompts": BASE,
     "models": BASE | {"storage"},
     "data": BASE | {"storage", "prompts", "world"},
-    "teacher": BASE | {"prompts", "models"},
-    "inference": BASE | {"prompts", "models"},
+    "teacher": BASE | {"prompts", "models", "inference"},
+    "inference": BASE | {"prompts", "models", "storage"},
     "training": BASE | {"prompts", "models", "storage"},
+    "tracking": BASE | {"storage"},
     "scoring": BASE | {"prompts", "models", "inference"},
     "world": BASE | {"prompts", "training", "scoring"},
     "quality": BASE | {"prompts", "models", "inference", "scoring"},
-    "criteria": BASE | {"prompts", "storage", "scoring"},
+    "criteria": BASE | {"prompts", "storage", "scoring", "inference"},
     "report": BASE | {"storage", "scoring", "quality"},
+    "export": BASE | {"storage", "prompts", "report"},
     "planning": BASE | {"data", "storage", "report"},
     "serving": BASE | {"prompts", "inference", "scoring", "world"},
-    "pools": BASE | {"storage", "models", "training"},
+    "pools": BASE | {"storage", "models", "training", "tracking"},
     "deployments": BASE | {"storage", "prompts", "inference", "scoring", "serving"},
     "stages": BASE
     | {"storage", "data", "prompts", "models", "teacher", "training", "inference", "scoring", "quality"}
-    | {"report", "pools", "deployments", "world"},
-    "cli": BASE | {"storage", "report", "stages"},
+    | {"report", "export", "pools", "deployments", "tracking", "world"},
+    "__init__": {"api"},
+    "api": BASE | {"data", "prompts", "teacher", "scoring"},
+    "bench": BASE
+    | {"storage", "data", "prompts", "models", "teacher", "training", "scoring", "quality", "report"}
+    | {"planning", "pools", "deployments", "stages", "world"},
+    "commands": BASE
+    | {
+        "storage",
+        "data",
+        "prompts",
+        "inference",
+        "criteria",
+        "report",
+        "export",
+        "planning",
+        "stages",
+        "bench",
+    },
+    "cli": {"commands"},
 }
 """Which folders the modules of a folder may import, beside their own."""
-WITH_RAY = {"stages", "pools", "deployments"}
+WITH_RAY = {"bench", "stages", "pools", "deployments"}
 
 
 def imports_of(path: Path) -> set[str]:

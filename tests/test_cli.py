@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from cotray.cli import VERBS, job, main
+from cotray.cli import job, main
+from cotray.commands.verbs import VERBS
 from cotray.errors import ConfigError, StageError, cotray_error
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +27,20 @@ def test_help_needs_neither_torch_nor_ray(verb: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "--config" in result.stdout
+    assert result.stdout.startswith(f"usage: python -m jobs.{verb} ")
+
+
+def test_the_console_script_lists_its_verbs_without_importing_what_they_need() -> None:
+    script = (
+        "import sys; from cotray.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(f"\n  {verb} " in result.stdout for verb in VERBS)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +83,26 @@ def test_console_script_knows_the_same_verbs(capsys) -> None:
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert all(verb in shown for verb in VERBS)
+    assert main([]) == 2
+    assert "usage: cotray VERB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [("genarate", "did you mean 'generate'?"), ("train-pairs", "did you mean 'train_pairs'?"),
+     ("destroy", "`cotray --help` lists them")],
+)  # fmt: skip
+def test_of_a_mistyped_verb_the_nearest_is_named(capsys, typed: str, hint: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["destroy"])
+        main([typed, "-c", "x.yaml"])
     assert stopped.value.code == 2
+    assert f"there is no verb '{typed}'; {hint}" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_project(capsys) -> None:
+    assert main(["--version"]) == 0
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"cotray {project['version']}\n"
 
 
 def test_error_behind_rays_wrapping_is_found() -> None:
@@ -100,6 +132,6 @@ def test_bugs_keep_their_traceback(tmp_path, monkeypatch) -> None:
     def explode(verb: str):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("cotray.cli._call", explode)
+    monkeypatch.setattr("cotray.commands.stage._call", explode)
     with pytest.raises(ZeroDivisionError):
         job("run", ["-c", str(tmp_path / "c.yaml")])

@@ -31,7 +31,12 @@ CASES = {
 }
 OWN = {
     "cotray.config.file": "reads the user's own configuration",
+    "cotray.config.references": "reads the user's own configuration",
+    "cotray.config.endpoint": "reads the user's own configuration",
     "cotray.world.tokenizer": "makes a vocabulary of the world's own texts",
+    "cotray.serving.docs_page": "shows the application's own schema",
+    "cotray.commands.annotate": "tells files from settings among the user's own arguments",
+    "cotray.commands.first_config": "names a run after the user's own path",
     "cotray.config.sweep": "names folders after keys and values of the user's own sweep",
 }
 """Modules whose patterns see no text of others, each with the reason."""

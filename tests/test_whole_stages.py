@@ -16,7 +16,7 @@ from cotray.errors import DataError, StageError
 from cotray.records import TeacherRequest
 from cotray.stages.generate import current_rationales, settings_of
 from cotray.stages.overwrite_preview import overwrite_preview
-from cotray.stages.score import simulator_settings
+from cotray.stages.simulator import simulator_settings
 from cotray.stages.train import settings_of as train_settings
 from cotray.storage.checkpoints import newest, settled_precision
 from cotray.storage.manifest import Manifest
@@ -54,7 +54,7 @@ def test_a_missing_a_cut_and_a_foreign_file_are_named_with_the_command_that_repa
             part.unlink()
         else:
             part.write_bytes(damage)
-        with pytest.raises(DataError, match=rf"{said}.*Run `python -m jobs\.prepare`"):
+        with pytest.raises(DataError, match=rf"{said}.*Run `cotray prepare`"):
             folder.require("requests", "prepare")
         prepare(config, folder)
         assert part.read_bytes() == whole
@@ -176,10 +176,10 @@ def test_a_single_verb_refuses_a_producer_of_another_configuration_along_the_cha
     folder.finish(Manifest("rationales", settings, source, 24, 24, 0))
     assert current_rationales(config, folder).num_out == 24
     with pytest.raises(
-        StageError, match=r"teacher\.decoding\.weight: 0.5 -> 0.9.*jobs\.generate --overwrite"
+        StageError, match=r"teacher\.decoding\.weight: 0.5 -> 0.9.*cotray generate --overwrite"
     ):
         current_rationales(config_of(tmp_path, "teacher.decoding.weight=0.9"), folder)
-    with pytest.raises(StageError, match=r"seed: 42 -> 7.*jobs\.prepare --overwrite"):
+    with pytest.raises(StageError, match=r"seed: 42 -> 7.*cotray prepare --overwrite"):
         current_rationales(config_of(tmp_path, "seed=7"), folder)
     prepare(config_of(tmp_path, "seed=7"), folder, overwrite=True)
     with pytest.raises(StageError, match="its input changed"):

@@ -2,6 +2,7 @@
 
 from cotray.config.base import Dtype, PoolConfig
 from cotray.config.data import DataConfig
+from cotray.config.endpoint import EndpointConfig
 from cotray.config.run import (
     Method,
     RayConfig,
@@ -20,6 +21,7 @@ __all__ = [
     "DataConfig",
     "DecodingConfig",
     "Dtype",
+    "EndpointConfig",
     "Method",
     "ModelConfig",
     "PoolConfig",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from cotray.config.references import Path, Reference
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 def _absolute_folder(name: str) -> str:
     """A model's local folder, absolute because Ray's workers run in directories of their own."""
-    path = Path(name).expanduser()
+    path = pathlib.Path(name).expanduser()
     is_folder = name.startswith((".", "~")) or (path / "config.json").is_file()
     return str(path.absolute()) if is_folder else name
 
@@ -25,6 +28,47 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+class FileConfig(Config):
+    """What a whole file says; it knows which values came from the environment."""
+
+    _references: tuple[tuple[Path, Reference, Any], ...] = PrivateAttr(default=())
+    """Where, as what it was written, and what became of it."""
+
+    def remember(self, found: Mapping[Path, Reference]) -> None:
+        """That these places of the tree that this was validated from have a `${NAME}` in them."""
+        tree = self.model_dump(mode="json")
+        in_order = sorted(found.items(), key=lambda item: [str(part) for part in item[0]])
+        known = ((path, reference, _at(tree, path)) for path, reference in in_order)
+        self._references = tuple((path, one, value) for path, one, value in known if value is not None)
+
+    def written(self, **options: Any) -> dict[str, Any]:
+        """This as JSON-like values, with references where they were written and nothing else came since.
+
+        `options` as of model_dump. What begins with a reference, such as a method's folder below run_dir,
+        still does.
+        """
+        tree = self.model_dump(mode="json", **options)
+        for path, reference, value in self._references:
+            now = _at(tree, path)
+            if now == value:
+                _at(tree, path[:-1])[path[-1]] = reference.written
+            elif isinstance(now, str) and isinstance(value, str) and value and now.startswith(value):
+                _at(tree, path[:-1])[path[-1]] = f"{reference.written}{now.removeprefix(value)}"
+        return tree
+
+
+def _at(tree: Any, path: Path) -> Any:
+    """What a tree has there; None where it has nothing."""
+    for part in path:
+        if isinstance(tree, Mapping):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            return None
+    return tree
 
 
 class Replicas(Config):

@@ -1,23 +1,87 @@
-"""The section `data`: which questions, and how they are split into train, dev and test."""
+"""The section `data`: which questions, what their columns mean, and how they are split into train, dev and
+test."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from importlib import resources
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cotray.config.base import Config
 from cotray.config.world import WorldConfig
+from cotray.records import Task
 
 
-class DataConfig(Config):
+def _known_layout(name: str) -> str:
+    layouts = resources.files("cotray.data").joinpath("published")
+    names = sorted(file.name.removesuffix(".yaml") for file in layouts.iterdir())
+    if name != "auto" and name not in names:
+        raise ValueError(f"'{name}' is no known layout; there are auto, {', '.join(names)}")
+    return name
+
+
+AnswerIs = Literal["text", "label", "index", "number", "boolean"]
+AnswerIn = Literal["whole", "hashes", "boxed"]
+LayoutName = Annotated[str, AfterValidator(_known_layout)]
+Column = Annotated[str | tuple[str, ...], Field(min_length=1)]
+"""A column, a path into nested ones such as `question.stem`, a template such as "{premise} {hypothesis}", or
+several of these."""
+
+
+class ColumnsConfig(Config):
+    """Which columns of a row are what. Each is the name of a column, a path into nested ones
+    (`question.stem`, `choices.0`, and `messages.user` for what a role said), a template with such names in
+    braces, or a list of them. What is not named here is read from the column of the same name, if there is
+    one."""
+
+    id: Column | None = None
+    """What tells a question from all others; made from question and choices where there is none."""
+    question: Column | None = None
+    """The question; several columns are joined."""
+    choices: Column | None = None
+    """One column with all choices, or a list with a column for each."""
+    answer: Column | None = None
+    """The right answer, written as `data.answer_is` says."""
+    rationale: Column | None = None
+    """What a person wrote to explain the answer, for `method: human`; several columns are joined."""
+    facts: Column | None = None
+    """One column with a list of facts, or a list with a column for each."""
+    split: Column | None = None
+    """train, dev (or validation) or test; drawn by the id where there is none."""
+    task: Column | None = None
+    """The task format of each row; `data.task` is that of all."""
+
+
+class MappingConfig(Config):
+    """From a row's columns to a question: what the section `data` and a known layout have in common."""
+
+    columns: ColumnsConfig = ColumnsConfig()
+    """Which columns are what; the section below."""
+    task: Task | None = None
+    """The task format of every row; without it, what choices and answer show."""
+    answer_is: AnswerIs | None = None
+    """How an answer names its choice: by its text, by its label (A, B or those of the data), by its index
+    from 0, by its number from 1, or as true or false. Without it, by whatever fits one choice alone."""
+    answer_in: AnswerIn | None = None
+    """Where in its column an open answer stands: all of it, what follows the last ####, or what the last
+    \\boxed{} holds. What is written before is the rationale where no column has one."""
+    labels: tuple[str, ...] = ()
+    """The names of integer answers, from 0 on, such as [entailment, neutral, contradiction]."""
+    shuffle_choices: bool | None = None
+    """Draw the order of the choices by the id, for data in which the right one always has the same place."""
+
+
+class DataConfig(MappingConfig):
     path: str = "sample"
-    """A file or folder (.jsonl, .parquet, .csv; local or s3://), `hf:ID` for a Hugging Face dataset,
-    `sample` for the questions that come with cotray, or `world` for those of the section below."""
+    """A file, folder or pattern such as `data/*.jsonl` (JSON, CSV, Parquet or Excel; local or s3://),
+    `hf:ID` or `hf:ID:CONFIG` for a Hugging Face dataset, `sample` for the questions that come with cotray,
+    or `world` for those of the section below."""
     world: WorldConfig = WorldConfig()
     """The made-up world of `path: world`, in which it is known what is true and what misleads."""
-    format: Literal["auto", "cotray", "strategyqa", "creak", "commonsenseqa", "qasc"] = "auto"
-    """Layout of the rows; `auto` recognises it from the columns."""
+    format: LayoutName = "auto"
+    """The layout of a published dataset; `auto` recognises it from the columns, unless `columns` says what
+    they are. The names are on the page Use your own questions."""
     dataset_split: str = "train"
     """Which split of a Hugging Face dataset to read."""
     revision: str = "main"

@@ -1,11 +1,10 @@
-"""Configuration files: YAML, ${ENV}, `a.b=c` overrides, and validation problems in the user's words."""
+"""Configuration files: YAML, `a.b=c` overrides, ${ENV}, and validation problems in the user's words."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args
@@ -13,20 +12,31 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cotray.config.base import FileConfig
+from cotray.config.references import Reference, has_reference, hidden, keep_hidden, references, resolved
 from cotray.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
+_USERINFO = re.compile(r"\w[\w+.-]*://[^/?#\s]*@")
+_SECRET = re.compile(r"\$\{\w*(?:TOKEN|SECRET|PASSW|API_?KEY|CREDENTIAL)\w*[}:]", re.IGNORECASE)
+"""Variables that are named as those with secrets are."""
+_TOKEN = re.compile(
+    r"(?:engine|template)_args(?:\..*)?\.\w*(?:hf_token|api_key|password|secret|access_token|authorization)$",
+    re.IGNORECASE,
+)
+"""Names of arguments that hold secrets."""
 
 
-def read_tree(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+def read_tree(path: str | Path, overrides: Sequence[str], *, kept: Collection[str] = ()) -> dict[str, Any]:
     """The file's keys and values with overrides and environment variables put in.
 
-    Raises ConfigError with one line that names the file or key and the way out.
+    `kept`: keys at the top in whose values `${NAME}` stays as it is. Raises ConfigError with one line that
+    names the file or key and the way out.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file; see jobs/configs/ for some") from None
+        raise ConfigError(f"{path}: no such configuration file; `cotray init DATA` writes one") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
@@ -38,7 +48,7 @@ def read_tree(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected keys and values, found {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
-    return _with_environment(tree, str(path))
+    return {key: value if key in kept else resolved(value, str(path)) for key, value in tree.items()}
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -58,34 +68,50 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     tree[leaf] = value
 
 
-def _with_environment(node: Any, source: str) -> Any:
-    if isinstance(node, dict):
-        return {key: _with_environment(value, source) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_environment(value, source) for value in node]
-    if not isinstance(node, str) or "${" not in node:
-        return node
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        value = os.environ.get(name, default)
-        if value is None:
-            raise ConfigError(
-                f"{source}: environment variable {name} is not set; set it or write ${{{name}:-DEFAULT}}"
-            )
-        return value
-
-    replaced = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", replace, node)
-    return yaml.safe_load(replaced) if replaced != node else node
-
-
 def validated(model: type[M], tree: Mapping[str, Any], *, source: str) -> M:
-    """The tree as `model`; raises ConfigError, one line that begins with `source`, where it does not fit."""
+    """The tree as `model`; raises ConfigError, one line that begins with `source`, where it does not fit.
+
+    The line shows references and not what they stand for.
+    """
+    found = dict(references(tree))
+    if problems := list(_secrets_in_plain(tree)):
+        raise ConfigError(hidden(f"{source}: {'; '.join(problems)}", found.values()))
     try:
-        return model.model_validate(tree)
+        config = model.model_validate(tree)
     except ValidationError as error:
         problems = "; ".join(describe(problem, model) for problem in error.errors()[:5])
-        raise ConfigError(f"{source}: {problems}") from None
+        raise ConfigError(hidden(f"{source}: {problems}", found.values())) from None
+    if isinstance(config, FileConfig):
+        config.remember(found)
+    for reference in found.values():
+        if _SECRET.search(reference.written):
+            keep_hidden(reference)
+    for _, reference in references(config.model_dump()):  # where a token may be: mappings of any values
+        keep_hidden(reference)
+    return config
+
+
+def _secrets_in_plain(node: Any, name: str = "") -> Iterator[str]:
+    """What would be written to files as it is: a password in a URL, and a token that is no reference."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _secrets_in_plain(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(node, list | tuple):
+        for position, value in enumerate(node):
+            yield from _secrets_in_plain(value, f"{name}.{position}")
+    elif isinstance(node, str) and _USERINFO.match(node):
+        yield (
+            f"{name}: has a user name or password before its @, and a URL is written to files and shown; "
+            "leave it out, and give credentials in the environment (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or what teacher.endpoint.api_key_env names)"
+        )
+    elif isinstance(node, Reference) or not isinstance(node, str) or has_reference(node):
+        return
+    elif node and _TOKEN.search(name):
+        yield (
+            f"{name}: would be written to files as it is; put it into an environment variable, and write "
+            "${NAME} here"
+        )
 
 
 def describe(problem: Any, model: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""The configuration of `python -m jobs.train_pairs`: which model learns to write pairs, and how."""
+"""The configuration of `cotray train_pairs`: which model learns to write pairs, and how."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import Field
 
 from cotray.config import ModelConfig, RayConfig, StorageConfig, TrainingConfig
+from cotray.config.base import FileConfig
 from cotray.config.file import read_tree, validated
 
 
-class PairsConfig(ModelConfig):
+class PairsConfig(ModelConfig, FileConfig):
     """Of `training`, what concerns tags and counterfactual rationales has no effect here."""
 
     seed: int = 42

@@ -27,9 +27,15 @@ HEADER = """# Configuration
 
 Every key of a configuration file, with its type, its default, an example and what it means. A key can be
 given in the file or behind the command as `a.b=c`; an example is what stands behind the `=`. With
-`--print-config`, every verb prints the configuration that it would use, with the same texts. `${NAME}` and
-`${NAME:-default}` in a file are replaced by environment variables. An unknown key is an error that names the
-nearest known one.
+`--print-config`, every verb prints the configuration that it would use, with the same texts. An unknown
+key is an error that names the nearest known one.
+
+`${NAME}` and `${NAME:-default}` in a value stand for environment variables. They are replaced as text,
+whatever is in it, and the key has the type that this page says; where it says `mapping`, the value is text.
+What was written is what is written again: `config.yaml`, manifests, reports and `--print-config` have
+`${NAME}`, and so do messages. Only the names of models and of their revisions are also recorded as what they
+stand for, because rows are told apart by them. A token, such as `teacher.engine_args.hf_token`, is refused
+where it is not given in this way, and so is a URL with a user name or password in it.
 
 This page has three parts: the configuration of a run, [a sweep's file](#a-sweeps-file), and
 [the file of train_pairs](#the-file-of-train_pairs). It is generated from the models:
@@ -37,12 +43,12 @@ This page has three parts: the configuration of a run, [a sweep's file](#a-sweep
 """
 SWEEP = """## A sweep's file
 
-What `python -m jobs.sweep -c FILE` takes, such as `jobs/sweeps/ablations.yaml`. `a.b=c` behind the command
+What `cotray sweep -c FILE` takes, such as `jobs/sweeps/ablations.yaml`. `a.b=c` behind the command
 sets a key of `base`, and `run_dir=...` the sweep's own.
 """
 PAIRS = """## The file of train_pairs
 
-What `python -m jobs.train_pairs -c FILE` takes, such as `jobs/pairs/squad-smollm2.yaml`.
+What `cotray train_pairs -c FILE` takes, such as `jobs/pairs/squad-smollm2.yaml`.
 """
 
 
@@ -99,7 +105,7 @@ def _tables(found: Iterator[Key], level: str) -> Iterator[str]:
 def annotated(config: RunConfig) -> str:
     """The configuration as YAML, every key under a comment that says what it means."""
     texts = {key.path: key.text for key in keys()}
-    return "\n".join(_annotated(config.model_dump(mode="json"), texts, "", 0)) + "\n"
+    return "\n".join(_annotated(config.written(), texts, "", 0)) + "\n"
 
 
 _UNSET: Any = object()

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cotray.config.assessing import MEASURE_OF, AssessingConfig
-from cotray.config.base import Config
+from cotray.config.base import Config, FileConfig
 from cotray.config.data import DataConfig
 from cotray.config.file import read_tree, validated
 from cotray.config.scoring import ScoringConfig
@@ -57,8 +57,8 @@ class StorageConfig(Config):
     """Empty: AWS_REGION, else us-east-1 at an endpoint, else what AWS's configuration files say."""
 
 
-class RunConfig(Config):
-    """The resolved configuration; `config.yaml` in the run folder is a copy of it."""
+class RunConfig(FileConfig):
+    """The whole configuration; `config.yaml` in the run folder is a copy of it."""
 
     run_dir: str = "runs/default"
     """Where everything is written; local or s3://."""
@@ -106,6 +106,30 @@ class RunConfig(Config):
         }
         return {**tree, **sections}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_methods_that_an_api_can_write(cls, tree: Any) -> Any:
+        """Where nothing is said of methods, those without contrast."""
+        teacher = tree.get("teacher") if isinstance(tree, Mapping) else None
+        if not isinstance(teacher, Mapping) or teacher.get("engine") != "openai":
+            return tree
+        method, methods = tree.get("method"), tree.get("methods")
+        first = methods[0] if isinstance(methods, list | tuple) and methods else None
+        default = [method] if method else ["greedy", "greedy+counterfactual"]
+        return {**tree, "method": method or first or default[-1], "methods": methods or default}
+
+    @model_validator(mode="after")
+    def _contrasts_only_with_a_teacher_at_hand(self) -> Self:
+        contrasting = [m for m in dict.fromkeys((self.method, *self.methods)) if m.startswith("contrast-")]
+        if self.teacher.engine == "openai" and contrasting:
+            raise ValueError(
+                f"teacher.engine=openai cannot write {', '.join(contrasting)}: contrast compares the "
+                "log-probabilities of all tokens under two prompts at every step, and an API does not give "
+                "them. Choose methods among greedy, greedy+counterfactual, human and few-shot, or a teacher "
+                "whose weights you have (teacher.engine=transformers or vllm)"
+            )
+        return self
+
     @model_validator(mode="after")
     def _measures_what_conseq_ranks_by(self) -> Self:
         conseq = self.student.conseq
@@ -125,6 +149,11 @@ class RunConfig(Config):
         The oracle rationales of a few-shot run are greedy ones.
         """
         return "greedy" if self.method == "few-shot" else self.method.removesuffix("+counterfactual")
+
+    @property
+    def asks_endpoint_for_answers(self) -> bool:
+        """Whether the student is a teacher behind an API."""
+        return self.method == "few-shot" and self.teacher.engine == "openai"
 
     @property
     def perturbation(self) -> str:
@@ -162,5 +191,8 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> R
 
 
 def dump_config(config: RunConfig) -> str:
-    """The resolved configuration as YAML that `load_config` reads back to the same value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The configuration, defaults included, as YAML that `load_config` reads back to the same value.
+
+    `${NAME}` stays where it was written.
+    """
+    return yaml.safe_dump(config.written(), sort_keys=False)

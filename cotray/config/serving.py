@@ -41,6 +41,8 @@ class ServingConfig(Config):
     api_keys: str = ""
     """A file with one API key per line. Empty: the environment's COTRAY_API_KEYS, separated by commas.
     `open`: no keys, and then clients of the same machine alone are answered."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may ask, such as https://example.org; `*` for all. Empty: the service's own."""
     students: tuple[StudentVersion, ...] = ()
     """Versions served side by side; empty: the one in run_dir, under the name `student`."""
     engine: Literal["auto", "transformers", "vllm"] = "auto"
@@ -69,12 +71,15 @@ class ServingConfig(Config):
     """Of one /v1/las request."""
     max_queued: int = Field(default=64, ge=1)
     """Requests at the models, of one ingress replica; more are answered 503 with Retry-After. Rows of
-    /v1/las are a quarter of them at most, and every key has an equal share that others cannot take."""
+    /v1/las, and answers of a request for several, are a quarter of them at most, and every key has an equal
+    share that others cannot take."""
     requests_per_minute: int = Field(default=0, ge=0)
-    """Of one key, at one ingress replica, each row of /v1/las as one; 0 = no limit. More are answered 429
-    with Retry-After."""
+    """Of one key, at one ingress replica, each row of /v1/las and each answer of a request for several as
+    one; 0 = no limit. More are answered 429 with Retry-After."""
     timeout_s: float = Field(default=60, gt=0)
     """A request that takes longer is answered 504."""
+    stall_timeout_s: float = Field(default=1800, gt=0)
+    """`serve` ends with exit code 1 if for so long no replica became ready and no node came."""
     logged_text: Literal["none", "all"] = "none"
     """`all`: a log line per answer, with question, rationale and answer."""
 
@@ -82,4 +87,13 @@ class ServingConfig(Config):
     def _open_means_loopback(self) -> Self:
         if self.api_keys == "open" and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError("api_keys: open is for host 127.0.0.1 alone; give a file with keys")
+        return self
+
+    @model_validator(mode="after")
+    def _open_names_its_origins(self) -> Self:
+        if self.api_keys == "open" and "*" in self.cors_origins:
+            raise ValueError(
+                "cors_origins: * with api_keys: open would let any page that a browser of this machine shows "
+                "ask without a key; name the origins, or give a file with keys"
+            )
         return self

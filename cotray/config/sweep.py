@@ -109,7 +109,9 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> tuple[SweepCo
     """
     own = [text for text in overrides if text.startswith("run_dir=")]
     overrides = [text for text in overrides if text not in own]
-    sweep = validated(SweepConfig, read_tree(path, own), source=str(path))
+    # What is varied is read again with each run's configuration, where a `${NAME}` gets its value.
+    tree = read_tree(path, own, kept=("base", "vary", "cells"))
+    sweep = validated(SweepConfig, tree, source=str(path))
     overridden = {text.partition("=")[0] for text in overrides}
     of_cells = {key for _, _, settings in sweep.settings_of_cells for key in settings}
     if taken := (overridden & {*of_cells, *SEEDS}) | (of_cells & set(SEEDS)):

@@ -51,4 +51,4 @@ def import_sheets(config: RunConfig, key_path: Path, paths: Sequence[Path]) -> s
     ratings = {name: read_sheet(path, key) for name, path in zip(names, paths, strict=True)}
     table = text_table(write_people(config, key, ratings))
     written = RunFolder(config.run_dir).uri("criteria.json")
-    return f"{table}\n\n{written}; `python -m jobs.report`, or the sweep run again, shows it"
+    return f"{table}\n\n{written}; `cotray report`, or the sweep run again, shows it"

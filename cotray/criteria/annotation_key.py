@@ -50,7 +50,7 @@ class Key:
             raise DataError(f"{path}: no such key; give the key.json of the export") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(
-                f"{path}: not a key; give the key.json that `jobs.annotate export` wrote"
+                f"{path}: not a key; give the key.json that `cotray annotate export` wrote"
             ) from None
         if digest != key.digest:
             raise DataError(f"{path}: was edited since the export; give the file as it was written")

@@ -17,6 +17,11 @@ TEXTS = ("question", "choices", "answer", "rationale")
 ANSWERS = tuple(criterion.name for criterion in CRITERIA)
 COLUMNS = ("item", *TEXTS, *ANSWERS)
 BOOLEANS = ("true", "false")
+FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+"""What begins one, in a character class; the last four are the wide forms of the first."""
+_INSIDE = re.compile(rf"([;|\t\r\n\v\f][\s;|]*)(?=[\"']*[{FORMULA}])")
+"""Where a program that separates cells by another sign than the comma, or does not know quotes, would begin
+a cell with a formula."""
 
 
 def cells(item: Item) -> dict[str, str]:
@@ -27,8 +32,16 @@ def cells(item: Item) -> dict[str, str]:
         "answer": item.answer,
         "rationale": item.rationale,
     }
-    # A spreadsheet saves what it made of a value; after an apostrophe everything is text.
-    return {"item": item.id} | {name: f"'{t}" if _is_value(t) else t for name, t in texts.items()}
+    return {"item": item.id} | {name: _as_text(text) for name, text in texts.items()}
+
+
+def _as_text(text: str) -> str:
+    """A cell that a spreadsheet takes for text, whatever it takes for separators.
+
+    It saves what it made of a value; after an apostrophe everything is text.
+    """
+    marked = _INSIDE.sub(r"\1'", text)
+    return f"'{marked}" if _is_value(text) else marked
 
 
 def write_sheet(path: Path, items: Sequence[Item]) -> None:
@@ -115,7 +128,7 @@ def _verdict(row: dict[str, str], column: str) -> bool:
 def _is_value(text: str) -> bool:
     """Whether a spreadsheet could take it for a formula, a boolean, a number, an amount, a date or a time."""
     text = text.strip()
-    if text.startswith(("=", "+", "-", "@")) or text.casefold() in BOOLEANS:
+    if re.match(rf"[{FORMULA}]", text) or text.casefold() in BOOLEANS:
         return True
     # A date has three words at most, in any language: day of the week, month, and am or pm.
     num_words = len(re.findall(r"[^\W\d_]+", text))
@@ -129,4 +142,5 @@ def _same(cell: str, text: str) -> bool:
 
 
 def _as_shown(cell: str) -> str:
-    return " ".join(cell.strip().removeprefix("'").split())
+    shown = re.sub(rf"([;|\s])'(?=[\"']*[{FORMULA}])", r"\1", cell.strip().removeprefix("'"))
+    return " ".join(shown.split())

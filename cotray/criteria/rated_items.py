@@ -54,8 +54,8 @@ def draw_items(config: RunConfig, *, num_rationales: int) -> list[Item]:
                 items[item.id] = replace(same, sources=same.sources + item.sources)
     if not items:
         raise DataError(
-            f"{config.run_dir}: no rationale of a test question; run `python -m jobs.generate` or "
-            "`jobs.run`, with data.test_fraction above 0"
+            f"{config.run_dir}: no rationale of a test question; run `cotray generate` or "
+            "`cotray run`, with data.test_fraction above 0"
         )
     return sorted(items.values(), key=lambda item: item.id)
 

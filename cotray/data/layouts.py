@@ -1,230 +1,126 @@
-"""Raw rows -> QAPair: cotray's own columns and the layouts of StrategyQA, CREAK, CommonsenseQA and QASC.
+"""Which columns of a raw row mean what: as `data.columns` says, or as the layout of a published dataset does.
 
-A layout only renames: it maps a raw row to cotray's own columns, and one function validates those.
+Every file in published/ is the layout of one dataset. A row has the layout of which it has the most columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast, get_args
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import Field
 
 from cotray.config import DataConfig
-from cotray.data.columns import Raw, UnusableRow, parsed, present, text_of, texts_of
-from cotray.records import BINARY_CHOICES, QAPair, Split, Task, normalized
-from cotray.seeds import digest
+from cotray.config.data import AnswerIn, AnswerIs, Column, ColumnsConfig, MappingConfig
+from cotray.data.columns import PLACEHOLDER, Raw, UnusableRow, has, value_of
+from cotray.records import Task
 
-MAX_CHOICES = 26
-MAX_ID_CHARS = 200
-TRUTHS = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "dev": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "test": "test",
-}
+OWN = "cotray"
+UNDESCRIBED = ColumnsConfig()
 
 
-def parse_pair(row: Raw, config: DataConfig, *, seed: int) -> QAPair:
-    """One usable question, or UnusableRow."""
-    layout = layout_of(row) if config.format == "auto" else config.format
-    return _own_pair(LAYOUTS[layout](row), config, seed)
+class Layout(MappingConfig):
+    """A row has it if it has all of these columns."""
+
+    recognised_by: tuple[str, ...]
+    """Columns or paths into nested ones."""
+    recognised_by_text: dict[str, str] = Field(default_factory=dict)
+    """Columns that must also hold such a text."""
+
+    def is_of(self, row: Raw) -> bool:
+        """Whether the row has what the layout is recognised by."""
+        return all(has(row, path) for path in self.recognised_by) and all(
+            isinstance(row[column], str) and text in row[column]
+            for column, text in self.recognised_by_text.items()
+        )
+
+    @property
+    def num_marks(self) -> int:
+        """Of two layouts that a row has, the one with more of these is meant."""
+        return len(self.recognised_by) + len(self.recognised_by_text)
+
+
+@cache
+def layouts() -> dict[str, Layout]:
+    """By name; those recognised by the most columns first."""
+    folder = resources.files("cotray.data").joinpath("published")
+    found = {
+        file.name.removesuffix(".yaml"): Layout(**yaml.safe_load(file.read_text("utf-8")))
+        for file in folder.iterdir()
+    }
+    return dict(sorted(found.items(), key=lambda item: (-item[1].num_marks, item[0])))
 
 
 def layout_of(row: Raw) -> str:
-    """Recognise the layout from the columns."""
+    """The name of the layout that the row's columns are of."""
     if "task" in row:
-        return "cotray"
-    if "sentence" in row or "ex_id" in row:
-        return "creak"
-    if "qid" in row:
-        return "strategyqa"
-    if "answerKey" in row or isinstance(row.get("question"), dict) or isinstance(row.get("choices"), dict):
-        return "qasc" if "fact1" in row else "commonsenseqa"
-    if "question" in row or {"id", "answer"} <= row.keys():
-        return "cotray"
-    raise UnusableRow("unknown layout: none of the columns question, sentence, answerKey; set data.format")
+        return OWN
+    for name, layout in layouts().items():
+        if layout.is_of(row):
+            return name
+    if row.keys() & {"question", "answer"}:
+        return OWN
+    raise UnusableRow("unknown layout; say in data.columns which column is the question and which the answer")
 
 
-def _cotray(row: Raw) -> Raw:
-    return row
+@dataclass(frozen=True)
+class Mapping:
+    """What the columns of rows mean: each part as the configuration says it, else as their layout does."""
+
+    name: str
+    layout: Layout
+    config: DataConfig
+
+    @property
+    def task(self) -> Task | None:
+        return self.config.task or self.layout.task
+
+    @property
+    def answer_is(self) -> AnswerIs | None:
+        return self.config.answer_is or self.layout.answer_is
+
+    @property
+    def answer_in(self) -> AnswerIn:
+        return self.config.answer_in or self.layout.answer_in or "whole"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.config.labels or self.layout.labels
+
+    @property
+    def shuffle_choices(self) -> bool:
+        own = self.config.shuffle_choices
+        return bool(self.layout.shuffle_choices if own is None else own)
+
+    def read(self, row: Raw, part: str) -> Any:
+        """What the row has for one part of a question; None where it has no such column.
+
+        UnusableRow where the configuration names a column that is not there.
+        """
+        if named := getattr(self.config.columns, part):
+            return value_of(row, named)
+        for column in _columns(self.layout, part):
+            if not isinstance(column, str):
+                return [value_of(row, path) for path in column if has(row, path)]
+            if PLACEHOLDER.search(column) or has(row, column):
+                return value_of(row, column)
+        return None
 
 
-def _strategyqa(row: Raw) -> Raw:
-    return _shared(row) | {
-        "id": present(row, "qid"),
-        "task": "yes_no",
-        "question": present(row, "question"),
-        "answer": present(row, "answer"),
-        "facts": row.get("facts"),
-    }
+def mapping_of(row: Raw, config: DataConfig) -> Mapping:
+    """UnusableRow where neither the configuration nor a known layout says what the columns mean."""
+    is_described = config.columns != UNDESCRIBED
+    name = config.format
+    if name == "auto":
+        name = OWN if is_described else layout_of(row)
+    return Mapping("data.columns" if is_described else name, layouts()[name], config)
 
 
-def _creak(row: Raw) -> Raw:
-    return _shared(row) | {
-        "id": present(row, "ex_id"),
-        "task": "true_false",
-        "question": present(row, "sentence"),
-        "answer": present(row, "label"),
-        "reference_rationale": row.get("explanation"),
-    }
-
-
-def _commonsenseqa(row: Raw) -> Raw:
-    """Choices are {label: [...], text: [...]} or [{label, text}], beside the question or inside it."""
-    question = present(row, "question")
-    inner = question if isinstance(question, dict) else row
-    labels, texts = _labelled(present(inner, "choices"))
-    key = normalized(text_of(present(row, "answerKey"), "answerKey"))
-    if key not in labels:
-        raise UnusableRow("no answer among the choices")
-    return _shared(row) | {
-        "id": present(row, "id"),
-        "task": "multiple_choice",
-        "question": present(question, "stem") if isinstance(question, dict) else question,
-        "choices": texts,
-        "answer": texts[labels.index(key)],
-    }
-
-
-def _qasc(row: Raw) -> Raw:
-    facts = [row[name] for name in ("fact1", "fact2") if row.get(name) is not None]
-    return _commonsenseqa(row) | {"facts": facts}
-
-
-def _shared(row: Raw) -> Raw:
-    return {"split": row.get("split")}
-
-
-LAYOUTS: dict[str, Callable[[Raw], Raw]] = {
-    "cotray": _cotray,
-    "strategyqa": _strategyqa,
-    "creak": _creak,
-    "commonsenseqa": _commonsenseqa,
-    "qasc": _qasc,
-}
-
-
-def _labelled(choices: Any) -> tuple[list[str], list[str]]:
-    choices = parsed(choices, "choices")
-    try:
-        if isinstance(choices, dict):
-            labelled = list(zip(choices["label"], choices["text"], strict=True))
-        else:
-            labelled = [(choice["label"], choice["text"]) for choice in choices]
-    except (TypeError, KeyError, ValueError):
-        raise UnusableRow("choices are not labels and texts") from None
-    labels = [normalized(text_of(label, "choices")) for label, _ in labelled]
-    if len(set(labels)) < len(labels):
-        raise UnusableRow("duplicate labels of choices")
-    return labels, [text_of(text, "choices") for _, text in labelled]
-
-
-def _own_pair(row: Raw, config: DataConfig, seed: int) -> QAPair:
-    record_id = text_of(present(row, "id"), "id")
-    if len(record_id) > MAX_ID_CHARS:
-        raise UnusableRow(f"id is longer than {MAX_ID_CHARS} characters")
-    question = text_of(present(row, "question"), "question", kinds=(str,))
-    own_choices = texts_of(row.get("choices"), "choices")
-    answer = present(row, "answer")
-    task = _task(row.get("task"), own_choices, answer)
-    choices = _choices(task, own_choices)
-    if len(question) + sum(map(len, choices)) > config.max_question_chars:
-        raise UnusableRow("question longer than data.max_question_chars, choices included")
-    return QAPair(
-        id=record_id,
-        task=task,
-        question=question,
-        choices=choices,
-        answer=_answer(answer, task, choices, own_choices),
-        split=_split(row.get("split"), record_id, config, seed),
-        reference_rationale=text_of(row.get("reference_rationale") or "", "reference_rationale", empty=True),
-        facts=tuple(fact for fact in texts_of(row.get("facts"), "facts", empty=True) if fact),
-    )
-
-
-def _task(task: Any, choices: Sequence[str], answer: Any) -> Task:
-    """The task named, or the one that the choices or else the answer show."""
-    if task is not None and task != "":
-        if task not in get_args(Task):
-            raise UnusableRow("unknown task")
-        return cast(Task, task)
-    names = {normalized(choice) for choice in choices}
-    for binary, both in BINARY_CHOICES.items():
-        if names == set(both):
-            return cast(Task, binary)
-    if choices:
-        return "multiple_choice"
-    if isinstance(answer, bool):
-        return "yes_no"
-    text = normalized(text_of(answer, "answer"))
-    if text in ("0", "1"):
-        raise UnusableRow("answer 0 or 1 without choices may mean anything; add the column 'task'")
-    for binary, both in BINARY_CHOICES.items():
-        if text in both:
-            return cast(Task, binary)
-    return "open"
-
-
-def _choices(task: Task, choices: tuple[str, ...]) -> tuple[str, ...]:
-    if task == "open":
-        if choices:
-            raise UnusableRow("an open question has choices")
-        return ()
-    names = [normalized(choice) for choice in choices]
-    if task in BINARY_CHOICES:
-        if choices and set(names) != set(BINARY_CHOICES[task]):
-            raise UnusableRow(f"choices of a {task} question are not {' and '.join(BINARY_CHOICES[task])}")
-        return BINARY_CHOICES[task]
-    if not choices:
-        raise UnusableRow("missing column 'choices'")
-    if len(choices) == 1:
-        raise UnusableRow("one choice only")
-    if len(set(names)) < len(names):
-        raise UnusableRow("duplicate choices")
-    if len(choices) > MAX_CHOICES:
-        raise UnusableRow(f"more than {MAX_CHOICES} choices")
-    return choices
-
-
-def _answer(value: Any, task: Task, choices: tuple[str, ...], own_choices: tuple[str, ...]) -> str:
-    """The one choice that `value` means: as its text, as a truth value, or as an index."""
-    if task == "open":
-        return text_of(value, "answer")
-    if isinstance(value, bool):
-        if task not in BINARY_CHOICES:
-            raise UnusableRow("no answer among the choices")
-        return choices[0] if value else choices[1]
-    meanings = _meanings(value, task, choices, own_choices)
-    if not meanings:
-        raise UnusableRow("no answer among the choices")
-    if len(meanings) > 1:
-        raise UnusableRow("answer is both an index and a value; write it as the text of a choice")
-    return meanings.pop()
-
-
-def _meanings(value: Any, task: Task, choices: tuple[str, ...], own_choices: tuple[str, ...]) -> set[str]:
-    """SCOTT writes 1 for yes and true, and the index of a choice in its data: these may contradict."""
-    text = normalized(text_of(value, "answer"))
-    named = {normalized(choice): choice for choice in choices}
-    meanings = {named[text]} if text in named else set()
-    if isinstance(value, str) and meanings:
-        return meanings
-    if task in BINARY_CHOICES and text in TRUTHS:
-        meanings.add(choices[0] if TRUTHS[text] else choices[1])
-    if text.isdecimal() and len(text) <= 2 and int(text) < len(own_choices):
-        meanings.add(named[normalized(own_choices[int(text)])])
-    return meanings
-
-
-def _split(split: Any, record_id: str, config: DataConfig, seed: int) -> Split:
-    """The row's own split, or one drawn by its id alone, whatever the other rows are."""
-    if split is not None and split != "":
-        if not isinstance(split, str) or normalized(split) not in SPLITS:
-            raise UnusableRow("unknown split")
-        return SPLITS[normalized(split)]
-    drawn = digest(seed, record_id, "split") / 2**64
-    if drawn < config.test_fraction:
-        return "test"
-    return "dev" if drawn < config.test_fraction + config.dev_fraction else "train"
+def _columns(layout: Layout, part: str) -> tuple[Column, ...]:
+    """Where a layout has one part of a question; without a word about it, in a column of its name."""
+    own = ("reference_rationale", part) if part == "rationale" else (part,)
+    column = getattr(layout.columns, part)
+    return own if column is None else (column,)

@@ -8,31 +8,21 @@ file, an article or a paragraph.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from cotray.config import DataConfig
 from cotray.data.columns import Raw, UnusableRow, parsed, present, text_of
-from cotray.data.readers import Row, Unreadable, read_rows, row_text
-from cotray.records import normalized
+from cotray.data.file_formats import Row, Unreadable
+from cotray.data.readers import read_rows, row_text
+from cotray.records import PassagePair, normalized
 from cotray.storage.run_folder import DeadLetter
 
-STAGE = "training"
+STAGE = "pairs"
 LEVELS = ("data", "paragraphs", "qas")
 """Lists inside SQuAD's nested objects, from the file down to its questions."""
 PASSAGE = ("passage", "context")
 Passage = str | Unreadable
 MISSING = Unreadable("missing column 'passage'")
-
-
-@dataclass(frozen=True)
-class PassagePair:
-    """One question with one of its answers, each on one line; `id` says where they were read."""
-
-    id: str
-    passage: str
-    question: str
-    answer: str
 
 
 def each_pair(path: str) -> Iterator[PassagePair | DeadLetter]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from cotray.data.columns import UnusableRow
-from cotray.records import QAPair, TeacherRequest, normalized
+from cotray.records import QAPair, Task, TeacherRequest, normalized
 from cotray.seeds import digest, seeded
 
 Rank = Callable[[QAPair, Sequence[str]], Sequence[float]]
@@ -24,10 +24,11 @@ NUM_RANKED = 8
 
 @dataclass(frozen=True)
 class Source:
-    """Where wrong answers come from; `pool` is called when the first open question needs it."""
+    """Where wrong answers come from; `pool` is called with the task of a question without choices when the
+    first one needs it."""
 
     seed: int
-    pool: Callable[[], Sequence[str]] = tuple
+    pool: Callable[[Task], Sequence[str]] = lambda task: ()
     rank: Rank | None = None
 
 
@@ -90,15 +91,15 @@ PERTURBATIONS: dict[str, Callable[[QAPair, Source, str], str]] = {
 
 
 def _wrong_answers(pair: QAPair, source: Source, rng: random.Random, *, num_open: int) -> list[str]:
-    """The wrong choices, or for an open question so many answers to other questions."""
-    if pair.task != "open":
+    """The wrong choices, or without choices so many answers to other questions of the same task."""
+    if pair.choices:
         return [choice for choice in pair.choices if choice != pair.answer]
-    pool = source.pool()
+    pool = source.pool(pair.task)
     # One more than needed: the pool holds an answer once, so that at most one drawn is gold.
     drawn = rng.sample(pool, min(num_open + 1, len(pool)))
     others = [answer for answer in drawn if normalized(answer) != normalized(pair.answer)]
     if not others:
-        raise UnusableRow("no other open question has a different answer to contrast with")
+        raise UnusableRow(f"no other {pair.task} question has a different answer to contrast with")
     return others[:num_open]
 
 

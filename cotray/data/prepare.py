@@ -9,26 +9,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from cotray.config import DataConfig, RunConfig
+from cotray.config.data import MappingConfig
 from cotray.data.columns import UnusableRow
-from cotray.data.layouts import parse_pair
+from cotray.data.file_formats import Row, Unreadable, is_unicode
 from cotray.data.perturbation import Rank, Source, answer_pool, requests_of
+from cotray.data.questions import Understood, understand
 from cotray.data.readers import (
     MAX_ROW_CHARS,
-    Row,
-    Unreadable,
     input_fingerprint,
     input_identity,
-    is_unicode,
     read_rows,
     row_text,
 )
 from cotray.errors import ConfigError, DataError
-from cotray.records import QAPair, TeacherRequest
+from cotray.records import QAPair, Task, TeacherRequest
 from cotray.seeds import digest
 from cotray.storage.lease import Fence, lease
 from cotray.storage.manifest import Manifest, fingerprint
@@ -88,7 +88,7 @@ def _prepare(
             num_in=outcome.num_read,
             num_out=outcome.num_usable,
             num_dead=outcome.num_dead,
-            metrics={"path": config.data.path, **dict(sorted(outcome.counts.items()))},
+            metrics={"path": config.written()["data"]["path"], **dict(sorted((+outcome.counts).items()))},
         )
     )
 
@@ -97,13 +97,17 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     """What of the configuration matters to this stage; the path counts by what is there."""
     # Where the questions are others, the world is no part of them, nor of what earlier versions recorded.
     unused = set() if config.data.is_world else {"world"}
+    # Nor is what is said of the columns, where nothing is.
+    nothing = MappingConfig()
+    unused |= {name for name, said in nothing if getattr(config.data, name) == said}
     data = config.data.model_dump(mode="json", exclude={"path"} | unused)
     return {"seed": config.seed, "perturbation": config.perturbation, "data": data}
 
 
 @dataclass
 class Outcome:
-    """Counts are of questions (split/, task/), of requests (kind/) and of dead rows (reason/)."""
+    """Counts are of questions (split/, task/, layout/, made ids and merged choices), of requests (kind/) and
+    of dead rows (reason/)."""
 
     num_usable: int = 0
     num_dead: int = 0
@@ -149,15 +153,22 @@ class ShardWriter(Generic[T]):
 def _write_requests(
     config: RunConfig, folder: RunFolder, version: str, on_rows: OnRows, rank: Rank | None
 ) -> Outcome:
-    source = Source(config.seed, pool=cache(lambda: _open_answers(config)), rank=rank)
+    source = Source(config.seed, pool=cache(lambda task: _open_answers(config, task)), rank=rank)
     outcome = Outcome()
+
+    def use(question: Understood) -> list[TeacherRequest]:
+        requests = requests_of(question.pair, config.perturbation, source)
+        outcome.counts.update([f"layout/{question.layout}"])
+        outcome.counts.update({"made_ids": question.has_made_id, "merged": question.has_merged_choices})
+        return requests
+
     shards = ShardWriter[TeacherRequest](
         lambda name, rows: folder.write_records(
             f"{STAGE}/{name}.parquet", rows, TeacherRequest, version=version
         )
     )
     letters = ShardWriter[DeadLetter](lambda name, rows: folder.write_dead_letters(STAGE, rows, shard=name))
-    for result in each_row(config, lambda pair: requests_of(pair, config.perturbation, source)):
+    for result in each_row(config, use):
         outcome.add(result)
         if isinstance(result, DeadLetter):
             letters.add([result])
@@ -174,34 +185,28 @@ def _write_requests(
     return outcome
 
 
-def _open_answers(config: RunConfig) -> tuple[str, ...]:
-    """A pass of its own over the rows in use, made only where one of them is an open question."""
-    pairs = (row for row in each_row(config, lambda pair: pair) if isinstance(row, QAPair))
+def _open_answers(config: RunConfig, task: Task) -> tuple[str, ...]:
+    """A pass of its own over the rows in use, made only where one of them has no choices."""
+    pairs = (row for row in each_row(config, lambda question: question.pair) if isinstance(row, QAPair))
     used = islice(pairs, config.data.limit or None)
-    return answer_pool((pair.answer for pair in used if pair.task == "open"), config.seed)
+    return answer_pool((pair.answer for pair in used if pair.task == task), config.seed)
 
 
-def each_row(config: RunConfig, use: Callable[[QAPair], T]) -> Iterator[T | DeadLetter]:
+def each_row(config: RunConfig, use: Callable[[Understood], T]) -> Iterator[T | DeadLetter]:
     """What `use` makes of each row's question, or why there is none (`use` may raise UnusableRow too)."""
     seen: set[int] = set()
     for origin, row in read_rows(config.data):
         try:
-            pair = _pair(row, config)
-            key = digest(0, pair.id)
+            question = understand(row, config.data, seed=config.seed)
+            key = digest(0, question.pair.id)
             if key in seen:
-                raise UnusableRow("duplicate id")
-            result = use(pair)
+                raise UnusableRow("duplicate question" if question.has_made_id else "duplicate id")
+            result = use(question)
         except UnusableRow as error:
             yield DeadLetter(STAGE, _id_of(row, config.data) or origin, str(error), row_text(row))
         else:
             seen.add(key)
             yield result
-
-
-def _pair(row: Row, config: RunConfig) -> QAPair:
-    if isinstance(row, Unreadable):
-        raise UnusableRow(row.reason)
-    return parse_pair(row, config.data, seed=config.seed)
 
 
 def _id_of(row: Row, config: DataConfig) -> str:
@@ -214,6 +219,22 @@ def _id_of(row: Row, config: DataConfig) -> str:
     return text[:MAX_ROW_CHARS] if is_unicode(text) else ""
 
 
+def _way_out(reason: str, data: DataConfig) -> str:
+    """What to do where no row is usable, for the most frequent reason."""
+    first = next((row for _, row in read_rows(data) if isinstance(row, dict)), None)
+    if not first:
+        return "repair them (see dead_letter/)"
+    there = ", ".join(map(str, first))[:MAX_ROW_CHARS]
+    if reason.startswith("missing column '"):
+        likely = get_close_matches(reason.split("'")[1], list(map(str, first)), n=1)
+        meant = f"did you mean '{likely[0]}'? " if likely else ""
+        return f"{meant}The first row has {there}; say in data.columns what they mean"
+    return (
+        "repair them (see dead_letter/), or say in data.columns what the columns mean; "
+        f"the first row has {there}"
+    )
+
+
 def _check(outcome: Outcome, data: DataConfig) -> None:
     """A run needs questions to train on and to test with."""
     if not outcome.num_read:
@@ -222,8 +243,8 @@ def _check(outcome: Outcome, data: DataConfig) -> None:
         reasons = {k: n for k, n in outcome.counts.most_common() if k.startswith("reason/")}
         worst = "; ".join(f"{key.removeprefix('reason/')} ({n})" for key, n in islice(reasons.items(), 3))
         raise DataError(
-            f"{data.path}: none of the {outcome.num_read} rows is usable: {worst}. "
-            "Repair them (see dead_letter/) or set data.format"
+            f"{data.path}: none of the {outcome.num_read} rows is usable: {worst}; "
+            f"{_way_out(next(iter(reasons)).removeprefix('reason/'), data)}"
         )
     for split, way_out in (
         ("train", "lower data.dev_fraction and data.test_fraction"),

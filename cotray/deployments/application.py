@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,9 @@ from cotray.deployments.backend import RayBackend
 from cotray.deployments.las_monitor import LasMonitor
 from cotray.deployments.simulator import SimulatorReplica
 from cotray.deployments.student import StudentReplica
-from cotray.errors import ConfigError, DataError
+from cotray.deployments.waiting import run
+from cotray.errors import ConfigError, CotrayError, DataError
+from cotray.scoring.writing import untrained
 from cotray.serving.access import load_keys
 from cotray.serving.app import create_app
 from cotray.serving.examples import examples_of
@@ -36,7 +39,10 @@ SURGE = 100
 
 def build_app(arguments: dict[str, Any]) -> serve.Application:
     """Ray Serve's application builder: the configuration's keys, `config` names a file that they override."""
-    config = _config(arguments)
+    return _application(_config(arguments))
+
+
+def _application(config: RunConfig) -> serve.Application:
     serving = config.serving
     versions = serving.students or (StudentVersion(name="student", run_dir=config.run_dir),)
     folders = {version.name: _run_folder(config, version.run_dir) for version in versions}
@@ -66,7 +72,8 @@ def build_app(arguments: dict[str, Any]) -> serve.Application:
         max_surge_percent=SURGE,
     )
     shares = {version.name: version.share for version in versions}
-    return ingress.bind(config, load_keys(serving), shares, students, simulators, monitor)
+    untrained = {name: said for name, folder in folders.items() if (said := _untrained(folder))}
+    return ingress.bind(config, load_keys(serving), shares, students, simulators, monitor, untrained)
 
 
 def _config(arguments: dict[str, Any]) -> RunConfig:
@@ -97,9 +104,37 @@ def _run_folder(config: RunConfig, run_dir: str) -> RunFolder:
             if not folder.exists("student/config.json"):
                 raise ConfigError(f"{folder.root}: method few-shot trained no student; name another run")
             return folder
-    raise DataError(
-        f"{run_dir}: no finished student/ and simulator/; run `python -m jobs.run` or `score` first"
-    )
+    raise DataError(f"{run_dir}: no finished student/ and simulator/; run `cotray run` or `score` first")
+
+
+def _untrained(folder: RunFolder) -> str | None:
+    answers = folder.manifest("answers")
+    return untrained(answers.metrics.get("writing")) if answers else None
+
+
+def problems_of(config: RunConfig, *, is_here: bool) -> list[str]:
+    """What would keep the application from coming up, beside the cluster: models, keys and, where that is on
+    this machine, the port."""
+    serving = config.serving
+    found = []
+    for version in serving.students or (StudentVersion(name="student", run_dir=config.run_dir),):
+        try:
+            _run_folder(config, version.run_dir)
+        except CotrayError as error:
+            found.append(str(error))
+    try:
+        load_keys(serving)
+    except ConfigError as error:
+        found.append(str(error))
+    try:
+        if is_here:
+            socket.create_server((serving.host, serving.port)).close()
+    except OSError as error:
+        found.append(
+            f"serving.port: {serving.host}:{serving.port} cannot be listened on ({error.strerror}); end what "
+            "listens there, or choose another"
+        )
+    return found
 
 
 def _models(replica: type, name: str, config: DeploymentConfig, max_queued: int) -> serve.Deployment:
@@ -133,14 +168,16 @@ class Ingress:
         students: dict[str, DeploymentHandle],
         simulators: dict[str, DeploymentHandle],
         monitor: DeploymentHandle,
+        untrained: dict[str, str],
     ) -> None:
-        self.config, self.keys = config, keys
+        self.config, self.keys, self.untrained = config, keys, untrained
         most = config.serving.max_queued
         self.backend = RayBackend(shares, students, simulators, monitor, max_observed=most)
         _show_access_log()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return create_app(self.backend, self.config.serving, self.keys, examples_of(self.config.data))
+        offered = examples_of(self.config.data)
+        return create_app(self.backend, self.config.serving, self.keys, offered, self.untrained)
 
 
 def _show_access_log() -> None:
@@ -158,7 +195,7 @@ def deployed(config: RunConfig) -> Iterator[None]:
     application = _application(config)
     is_started = _start_serve(config.serving)
     try:
-        serve.run(application, name=NAME, route_prefix="/")
+        run(application, NAME, stall_timeout_s=config.serving.stall_timeout_s)
         yield
     finally:
         shutdown(stop_serve=is_started)
@@ -168,11 +205,7 @@ def deploy(config: RunConfig) -> None:
     """Bring the application up, or in place of the one before, and return when every model is loaded."""
     application = _application(config)
     _start_serve(config.serving)
-    serve.run(application, name=NAME, route_prefix="/")
-
-
-def _application(config: RunConfig) -> serve.Application:
-    return build_app(config.model_dump(mode="json"))
+    run(application, NAME, stall_timeout_s=config.serving.stall_timeout_s)
 
 
 def _start_serve(serving: ServingConfig) -> bool:

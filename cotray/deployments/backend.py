@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ReplicaState
 
 from cotray.errors import EngineDied, TooLong
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.cached_figure import CachedFigure
 from cotray.serving.service import Unavailable
@@ -37,13 +38,17 @@ class RayBackend:
         # Anybody may ask for these, and as often as they like.
         self._live, self._ready = CachedFigure(self._ask_live), CachedFigure(self._ask_ready)
 
-    async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply:
         with _problems():
-            return await self.students[model].answer.remote(pair, rationale)
+            return await self.students[model].answer.remote(pair, rationale, decoding)
 
-    async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
+    async def stream(
+        self, model: str, pair: QAPair, decoding: Decoding = GREEDY
+    ) -> AsyncIterator[str | Reply]:
         with _problems():
-            pieces: Any = self.students[model].options(stream=True).stream.remote(pair)
+            pieces: Any = self.students[model].options(stream=True).stream.remote(pair, decoding)
             async for piece in pieces:
                 yield piece
 

@@ -12,6 +12,7 @@ from typing import Any
 from cotray.config import RunConfig
 from cotray.deployments.request_batches import RequestBatches
 from cotray.errors import ConfigError
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.inference.student_reply import Pieces
 from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
@@ -23,16 +24,16 @@ class StudentReplica:
     def __init__(self, config: RunConfig, model: str) -> None:
         self.engine = _vllm_student(config, model) or BatchedStudent(config, model)
 
-    async def answer(self, pair: QAPair, rationale: str | None) -> Reply:
+    async def answer(self, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY) -> Reply:
         """Raises TooLong, EngineDied."""
         self.engine.check(pair, rationale)
-        return await self.engine.answer(pair, rationale)
+        return await self.engine.answer(pair, rationale, decoding)
 
-    async def stream(self, pair: QAPair) -> AsyncIterator[str | Reply]:
+    async def stream(self, pair: QAPair, decoding: Decoding = GREEDY) -> AsyncIterator[str | Reply]:
         """Pieces of the text as they are written, then the Reply; raises TooLong, EngineDied."""
         self.engine.check(pair, None)
         pieces = asyncio.Queue[str | None]()
-        reply = asyncio.ensure_future(self.engine.answer(pair, None, pieces.put_nowait))
+        reply = asyncio.ensure_future(self.engine.answer(pair, None, decoding, pieces.put_nowait))
         reply.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -51,6 +52,7 @@ class StudentReplica:
 class _Asked:
     pair: QAPair
     rationale: str | None
+    decoding: Decoding
     show: Callable[[str], None] | None
 
 
@@ -72,10 +74,14 @@ class BatchedStudent:
         )
 
     async def answer(
-        self, pair: QAPair, rationale: str | None, show: Callable[[str], None] | None = None
+        self,
+        pair: QAPair,
+        rationale: str | None,
+        decoding: Decoding = GREEDY,
+        show: Callable[[str], None] | None = None,
     ) -> Reply:
         """`show` hears the text piece by piece, while it is written."""
-        return await self.batches.ask(_Asked(pair, rationale, show))
+        return await self.batches.ask(_Asked(pair, rationale, decoding, show))
 
     def check_health(self) -> None:
         pass
@@ -84,7 +90,12 @@ class BatchedStudent:
         loop = asyncio.get_running_loop()
         pairs, rationales = [one.pair for one in asked], [one.rationale for one in asked]
         free = [index for index, rationale in enumerate(rationales) if rationale is None]
-        texts = {index: _Text(self.student.tokenizer, show) for index in free if (show := asked[index].show)}
+        decodings = [one.decoding for one in asked]
+        texts = {
+            index: _Text(self.student.tokenizer, decodings[index], show)
+            for index in free
+            if (show := asked[index].show)
+        }
 
         def on_step(tokens: list[int]) -> None:
             for index, token in zip(free, tokens, strict=True):
@@ -93,7 +104,7 @@ class BatchedStudent:
 
         heard = on_step if texts else None
         replies = await loop.run_in_executor(
-            self.thread, lambda: self.student.respond(pairs, rationales, on_step=heard)
+            self.thread, lambda: self.student.respond(pairs, rationales, decodings, on_step=heard)
         )
         for index, text in texts.items():
             text.show(text.pieces.rest(replies[index].text))
@@ -103,9 +114,9 @@ class BatchedStudent:
 class _Text:
     """One text of a batch, token by token."""
 
-    def __init__(self, tokenizer: Any, show: Callable[[str], None]) -> None:
+    def __init__(self, tokenizer: Any, decoding: Decoding, show: Callable[[str], None]) -> None:
         self.tokenizer, self.show = tokenizer, show
-        self.ids, self.pieces = list[int](), Pieces()
+        self.ids, self.pieces = list[int](), Pieces(decoding)
 
     def add(self, token: int) -> None:
         self.ids.append(token)
@@ -130,6 +141,7 @@ def _vllm_student(config: RunConfig, model: str) -> Any:
         model,
         config=config.scoring,
         prompt=trained_prompt(config.student.training.tags),
+        seed=config.seed,
         engine_args=config.serving.engine_args,
         max_rows=config.serving.student.max_batch_size,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from cotray.inference.contexts import pad_contexts
+from cotray.inference.token_choice import TokenChoice
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
@@ -34,15 +35,17 @@ def generate_ids(
     max_new_tokens: int,
     ends_with_line: bool = False,
     on_step: Callable[[list[int]], None] | None = None,
-    choice: LogitsProcessor | None = None,
+    choice: LogitsProcessor | TokenChoice | None = None,
+    ends: Callable[[list[list[int]]], list[bool]] | None = None,
 ) -> list[list[int]]:
     """As `generate_texts`, in token ids, each with its end of sequence if it has one.
 
     `ends_with_line` stops a source's generation at its first line break too, which is kept. `choice` changes
     every step's logits, of which the largest is then taken. `on_step` hears every step's token of each source
-    while they are made; after a source's end they are padding.
+    while they are made; after a source's end they are padding. `ends` says of each source, by what was
+    written for it, whether it is to end there; what follows in its row is padding.
     """
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     greedy = GenerationConfig(
         do_sample=False,
@@ -66,12 +69,19 @@ def generate_ids(
         inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "past_key_values": cache}
         num_forced = ids_BS.shape[1]
     streamer = _Steps(on_step) if on_step is not None else None
+
+    def has_ended(ids_BS: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        rows = [_up_to_end(row, tokenizer.eos_token_id) for row in ids_BS[:, num_forced:].tolist()]
+        return torch.tensor(ends(rows) if ends else [False] * len(rows), device=ids_BS.device)
+
+    processors, criteria = cast(list[Any], [choice] if choice else []), cast(list[Any], [has_ended])
     output = model.generate(
         **inputs,
         generation_config=greedy,
         tokenizer=tokenizer,
         streamer=streamer,
-        logits_processor=LogitsProcessorList([choice] if choice else []),
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList(criteria if ends else []),
     )
     return [_up_to_end(row, tokenizer.eos_token_id) for row in output[:, num_forced:].tolist()]
 

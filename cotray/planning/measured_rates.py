@@ -1,4 +1,4 @@
-"""The teacher's rate from what `python -m jobs.bench teacher --json FILE` measured."""
+"""The teacher's rate from what `cotray bench teacher --json FILE` measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from cotray.config import RunConfig
 from cotray.errors import ConfigError
 
-WAY_OUT = "measure it with `python -m jobs.bench teacher --json FILE` and give --bench FILE, or give"
+WAY_OUT = "measure it with `cotray bench teacher --json FILE` and give --bench FILE, or give"
 
 
 def teacher_rates(
@@ -24,6 +24,8 @@ def teacher_rates(
     """
     if config.method in ("human", "few-shot"):
         raise ConfigError(f"method={config.method}: the planner knows methods with a teacher and a student")
+    if config.teacher.engine == "openai":
+        raise ConfigError("teacher.engine=openai: a teacher behind an API needs no GPUs to plan")
     figures = _figures(bench) if bench else {}
     if tokens_per_s is None:
         tokens_per_s = next((figures[name] for name in _rate_names(config) if name in figures), None)

@@ -161,10 +161,10 @@ def _train(
     """All epochs on a gang that begins with its last node; `epoch_s` is that of one worker."""
     rng = seeded(assumptions.config.seed, str(run), section)
     nodes = on_nodes(assumptions.nodes, training.num_gpus, key=f"{section}.training.num_gpus")
-    num_nodes = math.ceil(training.num_workers / nodes.replicas)
+    num_nodes = math.ceil(training.num_workers.max / nodes.replicas)
     start_s = max(nodes.draw_start_s(rng) for _ in range(num_nodes)) + nodes.load_s
-    seconds = training.epochs * epoch_s / training.num_workers
-    gpus, num_gpus = num_nodes * nodes.gpus, training.num_workers * training.num_gpus
+    seconds = training.epochs * epoch_s / training.num_workers.max
+    gpus, num_gpus = num_nodes * nodes.gpus, training.num_workers.max * training.num_gpus
     outcome = Outcome(start_s + seconds)
     outcome.paid["on-demand"] = (start_s + seconds + nodes.idle_s) * gpus
     outcome.spent |= {"startup": start_s * gpus, "working": seconds * num_gpus}

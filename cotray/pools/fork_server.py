@@ -5,13 +5,19 @@ each training process of every stage. Ray lets a job name what is started in pla
 (fork_client.py) asks this server, which forks. Nothing of Ray, of CUDA or of any thread has begun in the
 server; where something has, it refuses, and the worker starts in the usual way.
 
+The server outlives its driver, however that ends: it gives the workers that are left a moment, kills them,
+and deletes the folder that holds its socket and the temporary files of all workers.
+
     python -m cotray.pools.fork_server SOCKET      until standard input is closed
 """
 
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
+import gc
+import getpass
 import importlib
 import json
 import os
@@ -23,7 +29,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +45,19 @@ IMPORTS = (
     "transformers.masking_utils",
     "transformers.generation",
     "transformers.models.llama.modeling_llama",
+    "cotray.pools.pool",
+    "cotray.pools.train_workers",
+    "cotray.scoring.student",
+    "cotray.training.loop",
 )
-"""What most workers import. Modules that cannot be imported here are left to the workers."""
+"""What most workers import, but not Ray, whose connections do not work in a process that was forked after
+it was imported. Modules that cannot be imported here are left to the workers."""
+
+
+SCRATCH = "tmp"
+"""Beside the socket: where workers put temporary files."""
+GRACE_S = 5.0
+"""For workers to end by themselves once the driver is gone; some never do."""
 
 
 @contextlib.contextmanager
@@ -47,25 +65,35 @@ def fork_server() -> Iterator[dict[str, Any]]:
     """What `ray.init` takes as runtime_env; workers are forked while the block runs."""
     # Ray would start one worker per CPU before anything asks for it.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    address = f"{tempfile.mkdtemp(prefix='cotray-fork-')}/socket"
+    folder = Path(tempfile.mkdtemp(prefix="cotray-fork-"))
+    address, scratch = str(folder / "socket"), folder / SCRATCH
+    scratch.mkdir()
     command = [sys.executable, "-m", "cotray.pools.fork_server", address]
     # The threads that NumPy's algebra starts when imported would not be there after a fork.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    # What torch has compiled is of use to later runs.
+    compiled = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+    variables = {"TMPDIR": str(scratch)}
+    variables["TORCHINDUCTOR_CACHE_DIR"] = os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     client = Path(__file__).with_name("fork_client.py")
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdout.readline()  # it listens; clients wait for its imports
-        yield {"py_executable": f"{sys.executable} -S -E {client} {address}"}
+        executable = f"{sys.executable} -S -E {client} {address}"
+        yield {"py_executable": executable, "env_vars": variables}
     finally:
         process.stdin.close()
         process.stdout.close()
         process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(address: str) -> Callable[[], object] | None:
-    """Answers until standard input is closed; in each forked process, returns what that one has to run."""
+    """Answers until standard input is closed and no worker is left; in each forked process, returns what that
+    one has to run."""
+    workers: dict[int, int] = {}  # by what tells that one has ended
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the workers: clients see them end
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(address)
@@ -74,17 +102,46 @@ def serve(address: str) -> Callable[[], object] | None:
         for name in IMPORTS:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        # A collection in a worker would write to every object of the server, and so copy their pages.
+        gc.collect()
+        gc.freeze()
         while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            ready, _, _ = select.select([listener, sys.stdin, *workers], [], [])
+            _forget(workers, ready)
             if sys.stdin in ready:
+                _end(workers)
                 return None
-            client, _ = listener.accept()
-            if work := _forked(client, listener):
-                return work
+            if listener in ready:
+                client, _ = listener.accept()
+                if work := _forked(client, listener, workers):
+                    return work
 
 
-def _forked(client: socket.socket, listener: socket.socket) -> Callable[[], object] | None:
-    """None in the server; in the new process the worker's script."""
+def _forget(workers: dict[int, int], ended: Collection[object]) -> None:
+    for end in [end for end in workers if end in ended]:
+        os.close(end)
+        del workers[end]
+
+
+def _end(workers: dict[int, int]) -> None:
+    """Wait for all, then kill those that are left with what they have started."""
+    deadline = time.monotonic() + GRACE_S
+    while workers:
+        ready, _, _ = select.select(list(workers), [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
+        _forget(workers, ready)
+    for worker in workers.values():  # alive, so that the number is theirs, and that of a group of their own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker, signal.SIGKILL)
+    while workers:
+        _forget(workers, select.select(list(workers), [], [])[0])
+
+
+def _forked(
+    client: socket.socket, listener: socket.socket, workers: dict[int, int]
+) -> Callable[[], object] | None:
+    """None in the server, which notes the worker; in the new process the worker's script."""
     with client:
         try:
             head, ancillary, _, _ = client.recvmsg(8, socket.CMSG_SPACE(3 * 4))
@@ -93,13 +150,19 @@ def _forked(client: socket.socket, listener: socket.socket) -> Callable[[], obje
                 arguments, environment, folder = json.loads(file.read(int.from_bytes(head, "big")))
         except (OSError, ValueError, IndexError):
             return None
-        if _other_threads() or os.fork():
+        worker = None if _other_threads() else os.fork()
+        if worker != 0:
+            if worker:
+                with contextlib.suppress(ProcessLookupError):  # it has ended already
+                    workers[os.pidfd_open(worker)] = worker
             for stream in streams:
                 os.close(stream)
             return None
         client.sendall(b"+")
         os.dup(client.fileno())  # open until this process ends, which is what the client waits for
     listener.close()
+    for end in workers:
+        os.close(end)
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, stream in enumerate(streams):
@@ -107,11 +170,21 @@ def _forked(client: socket.socket, listener: socket.socket) -> Callable[[], obje
         os.close(stream)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # asked for by what was imported, under the server's own environment
     os.chdir(folder)
     sys.argv = arguments
     if "torch" in sys.modules and (threads := environment.get("OMP_NUM_THREADS", "")).isdigit():
         sys.modules["torch"].set_num_threads(int(threads))  # it reads the variable when it is imported
+    atexit.register(_leave)  # the last of them to be called
     return lambda: runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _leave() -> None:
+    """Ends a process without taking its modules apart: in a worker that would copy the pages of all their
+    objects, and some libraries complain about objects that are frozen."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _other_threads() -> list[str]:
@@ -125,3 +198,4 @@ if __name__ == "__main__":
         worker()
     else:  # also where whoever started it was killed
         shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
+        _leave()

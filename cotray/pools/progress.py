@@ -6,22 +6,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 from cotray.config import PoolConfig
 from cotray.errors import DataError, StageError
-from cotray.pools.metrics_channel import OnMetrics
 from cotray.pools.monitor import Snapshot, start_monitor
 from cotray.pools.prometheus_metrics import gauge
 from cotray.pools.ray_cluster import num_nodes
 from cotray.storage.manifest import Work
 from cotray.storage.shards import Shards
 
-T = TypeVar("T")
 POLL_S = 0.5
 LINE_S = 10
 """Between two lines in a log; on a terminal the line follows every poll."""
@@ -183,16 +181,3 @@ def progress_bar(label: str, *, total: int | None, done: int = 0, unit: str = "r
         bar_format="{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
         "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
     )
-
-
-def training_progress(work: Callable[[OnMetrics], T], label: str) -> T:
-    """Call `work` with a callback that draws its steps, loss and ETA."""
-    with progress_bar(label, total=None, unit="step") as bar:
-
-        def on_metrics(metrics: dict[str, Any]) -> None:
-            bar.total = int(metrics.get("num_steps", bar.total or 0)) or None
-            bar.set_postfix({"loss": f"{metrics['loss']:.3f}"} if "loss" in metrics else {}, refresh=False)
-            # Draws as often as the bar's `mininterval` says: in a log every few seconds, not every step.
-            bar.update(int(metrics.get("step", bar.n)) - bar.n)
-
-        return work(on_metrics)

@@ -1,7 +1,7 @@
 """Prometheus metrics, exported by every node's Ray agent as ray_cotray_*; one tag, the stage.
 
-Names: rows, tokens, pair_splits, retries, dead_letters, replica_starts (counters), queue_depth (rows not
-finished) and replicas (gauges).
+Of pools: rows, tokens, pair_splits, retries, dead_letters, replica_starts (counters), queue_depth (rows not
+finished) and replicas (gauges). Of trainings: `TRAINING_GAUGES`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ COUNTERS = {
     "dead_letters": "Rows given up",
     "replica_starts": "Replicas whose model was loaded",
 }
-GAUGES = {"queue_depth": "Rows not finished", "replicas": "Replicas running"}
+TRAINING_GAUGES = {
+    "step": "Optimizer steps done",
+    "loss": "Loss of the last step",
+    "dev_loss": "Loss on dev after the last epoch",
+    "grad_norm": "Norm of the last step's gradient before clipping",
+    "learning_rate": "Learning rate of the last step",
+    "tokens_per_s": "Tokens of the last step by its seconds",
+    "padding_share": "Share of the last step's tokens that are padding",
+    "flop_per_s": "Floating-point operations of the last step by its seconds",
+    "mfu": "Their share of the GPUs' peak",
+    "memory_mib": "The most memory that the first worker had",
+}
+GAUGES = {"queue_depth": "Rows not finished", "replicas": "Replicas running", **TRAINING_GAUGES}
 
 
 def count(stage: str, counts: Mapping[str, int]) -> None:
@@ -28,7 +40,7 @@ def count(stage: str, counts: Mapping[str, int]) -> None:
             _metric(name).inc(value, tags={"stage": stage})
 
 
-def gauge(stage: str, values: Mapping[str, int]) -> None:
+def gauge(stage: str, values: Mapping[str, float]) -> None:
     for name, value in values.items():
         _metric(name).set(value, tags={"stage": stage})
 

@@ -8,8 +8,25 @@ import os
 from collections.abc import Iterator
 
 from cotray.config import RayConfig, StorageConfig
+from cotray.errors import ConfigError
 from cotray.pools.fork_server import fork_server
 from cotray.storage.filesystems import environment
+
+_is_own = False
+"""Whether the cluster is one that this process has started for itself."""
+
+
+def is_local(config: RayConfig) -> bool:
+    """Whether `cluster` would start one of this process's own."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS") or config.address
+    return address == "local" and not ray.is_initialized()
+
+
+def can_grow() -> bool:
+    """Whether somebody, such as an autoscaler, may add nodes to the cluster that we have joined."""
+    return not _is_own
 
 
 def num_nodes() -> int:
@@ -43,7 +60,7 @@ def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or config.address
-    with _local(config) if address == "local" else _running(address, storage):
+    with _local(config) if is_local(config) else _running(address, storage):
         try:
             yield
         finally:
@@ -66,7 +83,12 @@ def _local(config: RayConfig) -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-        yield
+        global _is_own
+        _is_own = True
+        try:
+            yield
+        finally:
+            _is_own = False
 
 
 @contextlib.contextmanager
@@ -74,10 +96,17 @@ def _running(address: str, storage: StorageConfig | None) -> Iterator[None]:
     import ray
 
     variables = environment(storage) if storage else {}
-    ray.init(
-        address=address,
-        runtime_env={"env_vars": variables} if variables else None,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-    )
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": variables} if variables else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+    except ConnectionError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"ray.address: no Ray cluster at {address} ({reason}); start one, or unset RAY_ADDRESS and "
+            "ray.address for one on this machine"
+        ) from None
     yield

@@ -15,7 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cotray.errors import CotrayError, EngineDied, StageError
+from cotray.config.references import hidden
+from cotray.errors import ConfigError, CotrayError, EngineDied, Halted, StageError
 from cotray.pools.failure_causes import keep_most_common, key_of
 from cotray.pools.monitor import BatchReport
 from cotray.pools.prometheus_metrics import count
@@ -130,6 +131,8 @@ class Replica:
     def _together(self, records: Sequence[Any], report: BatchReport) -> list[Any]:
         try:
             return self._try(records, report)
+        except (ConfigError, Halted):  # no row can be made
+            raise
         except Exception:
             if self.stage.failed is None:
                 raise
@@ -144,10 +147,12 @@ class Replica:
             report.add(Counter(retries=1))
             try:
                 return self._try([record], report)
+            except (ConfigError, Halted):
+                raise
             except Exception as error:
                 if self.stage.failed is None:
                     raise
-                problem = f"{type(error).__name__}: {error}"
+                problem = hidden(f"{type(error).__name__}: {error}")
         return self._give_up(record, problem, num_attempts, report)
 
     def _alone(self, records: Sequence[Any], shard: str, report: BatchReport) -> list[Any]:

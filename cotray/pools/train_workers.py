@@ -9,51 +9,44 @@ list of them is written in place, so that a crash can leave half of it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cotray.config import Dtype, ModelConfig, TrainingConfig
+from cotray.config.adapter import AdapterConfig
+from cotray.config.training import StudentConfig
 from cotray.errors import StageError
+from cotray.pools.checkpoint_writer import CheckpointWriter
 from cotray.pools.metrics_channel import OnMetrics, metrics_channel, sigint_restored
-from cotray.records import TrainExample
+from cotray.pools.worker_group import notice, worker_group
 from cotray.seeds import digest
 from cotray.storage.checkpoints import (
+    Precision,
     as_folder,
-    complete,
-    discard,
     newest,
-    publish,
     settled_precision,
     upload,
 )
 from cotray.storage.filesystems import filesystem as filesystem_of
+from cotray.storage.filesystems import with_retries
 from cotray.storage.lease import NO_FENCE, Fence
 from cotray.storage.manifest import FileEntry, Work
 from cotray.storage.run_folder import CHECKPOINTS
 
 if TYPE_CHECKING:
-    import pyarrow.fs as fs
+    from transformers import PreTrainedModel
 
     from cotray.training.batches import Batches
     from cotray.training.checkpoint import TrainState
-
-# What does not change the weights beyond rounding, so that two attempts at a run may differ in it; and the
-# seed, which is told apart because it may be the run's.
-PLACEMENT = {
-    "num_workers",
-    "num_cpus",
-    "num_gpus",
-    "label_selector",
-    "max_failures",
-    "micro_batch_size",
-    "seed",
-}
+    from cotray.training.node_examples import StageExamples
 
 
 @dataclass(frozen=True)
@@ -78,20 +71,27 @@ class FitReport:
 
 
 def fit(
-    batches: Batches,
-    dev_examples: Sequence[TrainExample],
+    examples: StageExamples,
+    batches: Callable[..., Batches],
     model: ModelConfig,
     training: TrainingConfig,
     output_dir: str,
     *,
     alpha: float,
     seed: int,
+    has_dev: bool = True,
+    tag: str | None = None,
     fence: Fence = NO_FENCE,
     on_metrics: OnMetrics,
 ) -> FitReport:
     """Train on the running Ray cluster, and leave the best weights and the tokenizer in `output_dir`.
 
+    `batches` is a class of training.batches with its arguments by name, which every worker calls on the
+    examples that it maps into memory. With `has_dev` the factual examples of the dev split say when to stop.
+
     The checkpoints stay, for whoever writes the manifest to delete. `fence` is checked before the export.
+    `tag`: what stands before the questions of a student, so that chat clients ask it likewise; None where the
+    model is not one that is asked.
 
     `on_metrics` is called on the driver, from a thread of its own, for each step and each evaluation;
     steps repeated after a failure come twice. Raises StageError when training failed for good.
@@ -101,7 +101,7 @@ def fit(
     from ray.train import TrainingFailedError
 
     filesystem, folder = filesystem_of(output_dir)
-    task = _Task(batches, tuple(dev_examples), model, training, alpha, seed, output_dir, "", fence)
+    task = _Task(examples, batches, has_dev, model, training, alpha, seed, output_dir, "", fence, tag)
     task = replace(task, checkpoints=f"{output_dir}/{CHECKPOINTS}/{_fingerprint(task)}")
     found, damaged = newest(task.checkpoints)
     if damaged:
@@ -112,7 +112,8 @@ def fit(
     task_ref = ray.put(task)
     for attempts_left in range(training.max_failures, -1, -1):
         with metrics_channel(on_metrics) as relay, sigint_restored():
-            trainer = _trainer(
+            trainer = worker_group(
+                _work,
                 {"task": task_ref, "relay": relay},
                 training,
                 filesystem,
@@ -137,8 +138,9 @@ def fit(
 class _Task:
     """What every worker gets, through the object store."""
 
-    batches: Batches
-    dev_examples: tuple[TrainExample, ...]
+    examples: StageExamples
+    batches: Callable[..., Batches]
+    has_dev: bool
     model: ModelConfig
     training: TrainingConfig
     alpha: float
@@ -146,40 +148,7 @@ class _Task:
     output_dir: str
     checkpoints: str
     fence: Fence
-
-
-def _trainer(
-    loop_config: dict[str, Any],
-    training: TrainingConfig,
-    filesystem: fs.FileSystem,
-    *,
-    storage_path: str,
-    name: str,
-) -> Any:
-    from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
-
-    has_gpus = training.num_gpus > 0
-    resources = {"CPU": training.num_cpus, **({"GPU": training.num_gpus} if has_gpus else {})}
-    return TorchTrainer(
-        _work,
-        train_loop_config=loop_config,
-        torch_config=TorchConfig(backend="nccl" if has_gpus else "gloo"),
-        scaling_config=train.ScalingConfig(
-            num_workers=training.num_workers,
-            use_gpu=has_gpus,
-            resources_per_worker=resources,
-            label_selector=training.label_selector or None,
-        ),
-        run_config=train.RunConfig(
-            name=name,
-            storage_path=storage_path,
-            storage_filesystem=filesystem,
-            failure_config=train.FailureConfig(max_failures=training.max_failures),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
+    tag: str | None = None
 
 
 def _work(loop_config: dict[str, Any]) -> FitReport:
@@ -190,53 +159,88 @@ def _work(loop_config: dict[str, Any]) -> FitReport:
     from ray.train import collective
     from transformers.utils import logging
 
-    from cotray.models.loading import load_model, load_tokenizer
-    from cotray.training.checkpoint import export
-    from cotray.training.fsdp import shard
+    from cotray.models.loading import load_tokenizer
+    from cotray.training.chat_settings import ChatSettings
     from cotray.training.loop import train
+    from cotray.training.model_folder import export
 
     logging.disable_progress_bar()
     task: _Task = ray.get(loop_config["task"])
     relay = loop_config["relay"]
     is_first = ray_train.get_context().get_world_rank() == 0
     torch.set_num_threads(max(1, int(task.training.num_cpus)))
-    name, revision = task.model.model, task.model.revision
-    tokenizer = load_tokenizer(name, revision=revision)
-    model = load_model(name, revision=revision, dtype=torch.float32, num_layers=task.model.num_layers)
+    tokenizer = load_tokenizer(task.model.model, revision=task.model.revision)
     # Rank 0 decides: nodes of different kinds would not agree.
     precision: Any = collective.broadcast_from_rank_zero(_precision(task) if is_first else None)
-    shard(model, precision)
+    model = _loaded(task, precision)
 
     def report(metrics: dict[str, float]) -> None:
         # ray.train.report would cost a barrier and a poll of the controller per step.
         if is_first:
             relay.push.remote(metrics)
 
+    examples = task.examples.opened()
+    checkpoints = CheckpointWriter(task.checkpoints)
     with contextlib.ExitStack() as stack:
         began = time.time()
-        found = collective.broadcast_from_rank_zero(newest(task.checkpoints)[0] if is_first else None)
+        newest_there = with_retries(lambda: newest(task.checkpoints)[0]) if is_first else None
+        found = collective.broadcast_from_rank_zero(newest_there)
         state = train(
             model,
             tokenizer,
-            task.batches,
-            task.dev_examples,
+            task.batches(examples),
+            examples.rows("factual", "dev") if task.has_dev else (),
             task.training,
             alpha=task.alpha,
             seed=task.seed,
             report=report,
-            save_checkpoint=_checkpoint_writer(task.checkpoints),
+            save_checkpoint=checkpoints,
             restore_from=stack.enter_context(as_folder(found)) if found else None,
+            notice=notice,
         )
+    checkpoints.wait()
     work = Work(began, time.time())
     files: list[FileEntry] = []
     with tempfile.TemporaryDirectory(prefix="cotray-export-") as local:
-        export(state, tokenizer, local)
+        chat = None if task.tag is None else ChatSettings(task.tag, task.training.max_length)
+        export(state, tokenizer, local, chat=chat)
         if is_first:
             task.fence.check()
-            files = upload(local, task.output_dir)
+            files = with_retries(lambda: upload(local, task.output_dir))
+    if ray_train.get_context().get_local_rank() == 0:
+        task.examples.forget()
     if is_first:
         ray.get(relay.push.remote({}))  # everything before it has arrived
     return replace(_summarize(state), files=tuple(files), precision=precision, work=work)
+
+
+def _loaded(task: _Task, precision: Dtype) -> PreTrainedModel:
+    """The model, sharded; refused where it cannot be trained as the section says."""
+    from cotray.training.blocks import change_blocks
+    from cotray.training.chunked_loss import check_chunked
+    from cotray.training.fsdp import reshard
+    from cotray.training.loss import token_loss_sum
+    from cotray.training.packing import check_packing
+    from cotray.training.sharded_loading import load_for_training
+
+    name = task.model.model
+    model = load_for_training(
+        name,
+        revision=task.model.revision,
+        num_layers=task.model.num_layers,
+        precision=precision,
+        sharding=task.training.sharding,
+        offload=task.training.offload,
+        adapter=_adapter(task.model),
+        seed=task.seed,
+        change=partial(change_blocks, task.training),
+    )
+    if task.training.batching == "packed":
+        check_packing(model, name)
+    if task.training.loss_chunk:
+        check_chunked(model, name, token_loss_sum)
+    reshard(model)
+    return model
 
 
 def _precision(task: _Task) -> Dtype:
@@ -246,31 +250,8 @@ def _precision(task: _Task) -> Dtype:
     from cotray.models.loading import compute_dtype
 
     at_hand = compute_dtype(task.training.precision, "cuda" if task.training.num_gpus else "cpu")
-    return settled_precision(task.checkpoints, "bfloat16" if at_hand == torch.bfloat16 else "float32")
-
-
-def _checkpoint_writer(folder: str) -> Callable[[TrainState], None]:
-    """Every worker uploads the shards it wrote; when all have, the first one makes them count."""
-    from ray import train as ray_train
-    from ray.train import collective
-
-    from cotray.training.checkpoint import save
-
-    rank, num_workers = ray_train.get_context().get_world_rank(), ray_train.get_context().get_world_size()
-
-    def write(state: TrainState) -> None:
-        uri = f"{folder}/step-{state.progress.step:08d}"
-        with tempfile.TemporaryDirectory(prefix="cotray-checkpoint-") as local:
-            save(state, local)
-            if rank == 0:
-                discard(uri)
-            collective.barrier()
-            publish(local, uri, rank)
-        collective.barrier()
-        if rank == 0:
-            complete(uri, num_workers)
-
-    return write
+    precision: Precision = "bfloat16" if at_hand == torch.bfloat16 else "float32"
+    return with_retries(lambda: settled_precision(task.checkpoints, precision))
 
 
 def _summarize(state: TrainState) -> FitReport:
@@ -284,13 +265,19 @@ def _summarize(state: TrainState) -> FitReport:
     )
 
 
+def _adapter(model: ModelConfig) -> AdapterConfig | None:
+    return model.adapter if isinstance(model, StudentConfig) else None
+
+
 def _fingerprint(task: _Task) -> str:
-    """Names what determines the weights: model, knobs, seed and the first epoch's examples."""
-    examples = (task.batches(step) for step in range(task.batches.num_steps_per_epoch))
-    texts = [repr(batch) for batch in examples]
-    training = task.training.model_dump_json(exclude=PLACEMENT)
+    """Names what determines the weights: model, knobs, seed and examples."""
+    training = json.dumps(task.training.settings(), sort_keys=True)
     model = task.model.model_dump_json(include={"model", "revision", "num_layers"})
-    return f"{digest(task.seed, model, training, str(task.alpha), *texts, repr(task.dev_examples)):016x}"
+    if adapter := _adapter(task.model):
+        model += adapter.model_dump_json()
+    assert isinstance(task.batches, partial)
+    batches = f"{task.batches.func.__qualname__} {sorted(task.batches.keywords.items())} {task.has_dev}"
+    return f"{digest(task.seed, model, training, str(task.alpha), task.examples.version, batches):016x}"
 
 
 def _cause(error: Exception) -> str:

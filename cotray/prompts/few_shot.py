@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from cotray.prompts.student import ANSWER_PHRASE, parse_student
-from cotray.prompts.teacher import demonstrations, question_text
+from cotray.prompts.teacher import Demonstrations, demonstrations, question_text
 from cotray.records import QAPair, Task
 from cotray.seeds import digest
 
@@ -22,6 +22,8 @@ class FewShotPrompt:
     """Of an untrained decoder-only model."""
 
     num_demonstrations: int
+    own: Demonstrations | None = None
+    """The user's demonstrations."""
     forced: str = ""
     ends_with_line: bool = True
 
@@ -29,7 +31,7 @@ class FewShotPrompt:
         blocks = [
             f"Q: {question_text(pair.task, d['question'], d['choices'])}\n"
             f"A: {d['rationale'].strip()}{ANSWER_PHRASE} {d['answer']}.\n\n"
-            for d in demonstrations(pair.task)[: self.num_demonstrations]
+            for d in demonstrations(pair.task, self.own)[: self.num_demonstrations]
         ]
         return f"{''.join(blocks)}Q: {question_text(pair.task, pair.question, pair.choices)}\nA:"
 

@@ -33,6 +33,10 @@ class MethodReport:
     """What is really so: `n` questions, shares of them such as `following`, and intervals as
     `following_ci95`; None where the answers' manifest has none. cotray/scoring/probes.py"""
 
+    writing: dict[str, Any] | None = None
+    """How many rationales of the student are empty or repeat themselves; None where that was not counted.
+    cotray/scoring/writing.py"""
+
     @property
     def num_questions(self) -> int:
         """Test questions: all of them are in LAS and in the accuracy."""

@@ -24,7 +24,7 @@ NUM_EXAMPLES = 8
 def report(config: RunConfig) -> str:
     """Write report.json and report.html for all finished methods; returns tables and verdicts as text."""
     root = RunFolder(config.run_dir)
-    folders = _finished_methods(config, root)
+    folders = [(_label(method, folder), folder) for method, folder in _finished_methods(config, root)]
     methods = [_method_report(method, folder) for method, folder in folders]
     simulations = [{s.id: s for s in folder.read_records("simulations", Simulation)} for _, folder in folders]
     pairs = differences([m.method for m in methods], simulations, seed=config.seed)
@@ -51,10 +51,14 @@ def _finished_methods(config: RunConfig, root: RunFolder) -> list[tuple[str, Run
     below = [(method, RunFolder(config.for_method(method).run_dir)) for method in config.methods]
     finished = [(method, folder) for method, folder in below if folder.manifest("simulations")]
     if not finished:
-        raise DataError(
-            f"{root.root}: nothing is scored yet; run `python -m jobs.run` or the single verbs first"
-        )
+        raise DataError(f"{root.root}: nothing is scored yet; run `cotray run` or the single verbs first")
     return finished
+
+
+def _label(method: str, folder: RunFolder) -> str:
+    """The method's name; where a model behind an API wrote the rationales, with that model."""
+    teacher = folder.require("rationales", "generate").settings.get("teacher", {})
+    return f"{method} ({teacher['model']} over an API)" if teacher.get("engine") == "openai" else method
 
 
 def _made_from(folders: Sequence[RunFolder]) -> dict[str, str]:
@@ -90,7 +94,7 @@ def _check_links(folder: RunFolder) -> None:
         if stage.input != source:
             raise DataError(
                 f"{folder.uri(stage.stage)}: was made from what is no longer there; run "
-                f"`python -m jobs.{verb}` with the same configuration and what follows it, then report"
+                f"`cotray {verb}` with the same configuration and what follows it, then report"
             )
 
 
@@ -129,6 +133,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         selection=student.metrics.get("selection"),
         conseq=student.metrics.get("conseq"),
         ground_truth=manifest("answers", "score").metrics.get("ground_truth") or None,
+        writing=manifest("answers", "score").metrics.get("writing"),
     )
 
 

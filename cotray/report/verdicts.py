@@ -11,6 +11,7 @@ from cotray.records import Simulation
 from cotray.report.comparison import STUDENT_FIGURES, Difference, columns_of, difference, student_columns
 from cotray.report.method_report import MethodDifference, MethodReport
 from cotray.report.table import MIN_QUESTIONS
+from cotray.scoring.writing import untrained
 
 FIGURES = ("las", "accuracy")
 """What methods are compared by: keys of STUDENT_FIGURES."""
@@ -39,11 +40,13 @@ def differences(
 
 
 def verdicts(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference]) -> list[str]:
-    """A sentence per pair; of a single method, one that compares its LAS with 0."""
+    """First which students cannot write, then a sentence per pair; of a single method, one that compares its
+    LAS with 0."""
+    warned = [f"{method.method}: {said}." for method in methods if (said := untrained(method.writing))]
     if len(methods) == 1:
-        return [_alone(methods[0])]
+        return [*warned, _alone(methods[0])]
     by_name = {method.method: method for method in methods}
-    return [_verdict(by_name[pair.method], by_name[pair.against], pair.las) for pair in pairs]
+    return warned + [_verdict(by_name[pair.method], by_name[pair.against], pair.las) for pair in pairs]
 
 
 def _verdict(method: MethodReport, against: MethodReport, found: Difference) -> str:

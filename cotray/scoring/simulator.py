@@ -35,4 +35,4 @@ class Simulator:
             )
             for a in answers
         ]
-        return choose_or_write(self.model, self.tokenizer, contexts, [a.choices for a in answers])
+        return choose_or_write(self.model, self.tokenizer, contexts, answers)

@@ -6,20 +6,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cotray.config import ScoringConfig
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.inference.generation import generate_ids, generate_texts
 from cotray.inference.likelihood import Context, candidate_logprobs, likeliest
 from cotray.inference.student_reply import (
     MAX_ANSWER_TOKENS,
+    Written,
     check_length,
-    first_line,
+    free_answer,
     make_reply,
-    match_choice,
+    match_answer,
+    read_tokens,
 )
+from cotray.inference.token_choice import TokenChoice, row_ends
 from cotray.models.loading import load_for_inference
 from cotray.prompts.student import StudentPrompt
 from cotray.records import QAPair, Rationale, Reply, StudentAnswer
 from cotray.scoring.probes import Prober
 from cotray.seeds import seeded
+
+NUM_WRITTEN_TOGETHER = 32
+"""Free answers, each of a few tokens, that are written in one batch."""
 
 
 class Student:
@@ -64,7 +71,7 @@ class Student:
             StudentAnswer.from_row(
                 r.to_row()
                 | {"rationale": written[i][0], "student_answer": answers[i], "method": self.method}
-                | {"wrote_answer": match_choice(written[i][1], r.choices) is not None}
+                | {"wrote_answer": match_answer(written[i][1], r) is not None}
                 | {"oracle_answer": interventions.get(i, ("", ""))[0] if not r.error else ""}
                 | {"perturbed_answer": interventions.get(i, ("", ""))[1]}
                 | probes.get(i, {})
@@ -82,44 +89,75 @@ class Student:
         self,
         pairs: Sequence[QAPair],
         rationales: Sequence[str | None],
+        decodings: Sequence[Decoding] | None = None,
         *,
         on_step: Callable[[list[int]], None] | None = None,
     ) -> list[Reply]:
         """Rationale and answer of every question; where a rationale is given, the answer that follows it.
 
-        The answers are those of `answer`. `on_step` hears the tokens of the questions without a rationale.
+        The answers are those of `answer`, unless `decodings` ask for others. `on_step` hears the tokens of
+        the questions without a rationale.
         """
         free = [i for i, rationale in enumerate(rationales) if rationale is None]
-        ids = dict(zip(free, self._generate([pairs[i] for i in free], on_step), strict=True))
-        texts = {i: str(self.tokenizer.decode(row, skip_special_tokens=True)) for i, row in ids.items()}
-        written = [
-            self.prompt.parse(texts[i]) if i in texts else (str(rationales[i]), "") for i in range(len(pairs))
+        asked = [decodings[i] if decodings else GREEDY for i in free]
+        own = dict(zip(free, self._write_as([pairs[i] for i in free], asked, on_step), strict=True))
+        parsed = [
+            self.prompt.parse(own[i].text) if i in own else (str(rationales[i]), "")
+            for i in range(len(pairs))
         ]
-        logprobs = self._choice_logprobs(pairs, [rationale for rationale, _ in written])
-        matched = [
-            match_choice(answer, pair.choices) for pair, (_, answer) in zip(pairs, written, strict=True)
-        ]
+        logprobs = self._choice_logprobs(pairs, [rationale for rationale, _ in parsed])
+        matched = [match_answer(answer, pair) for pair, (_, answer) in zip(pairs, parsed, strict=True)]
         unsaid = [i for i, pair in enumerate(pairs) if matched[i] is None and not pair.choices]
-        said = dict(
-            zip(
-                unsaid,
-                self._answers_after([pairs[i] for i in unsaid], [written[i][0] for i in unsaid]),
-                strict=True,
-            )
-        )
+        forced = {i: self._written_after(pairs[i], parsed[i][0]) for i in unsaid}
         return [
             make_reply(
                 pair,
-                texts.get(i),
-                rationale=written[i][0],
+                own.get(i),
+                rationale=parsed[i][0],
                 answer=matched[i],
-                forced=said.get(i, ""),
+                forced=forced.get(i),
                 logprobs=logprobs[i],
                 num_prompt_tokens=len(self.tokenizer(self.prompt.source(pair)).input_ids),
-                num_tokens=len(ids.get(i, [])),
             )
             for i, pair in enumerate(pairs)
         ]
+
+    def _write_as(
+        self,
+        pairs: Sequence[QAPair],
+        decodings: Sequence[Decoding],
+        on_step: Callable[[list[int]], None] | None,
+    ) -> list[Written]:
+        """What each decoding makes of its question; rows that ask for nothing are greedy as ever."""
+        sources, limit = [self.prompt.source(pair) for pair in pairs], self.config.max_new_tokens
+        seeds = [
+            decoding.seed_of(source, run_seed=self.seed)
+            for decoding, source in zip(decodings, sources, strict=True)
+        ]
+        choice = TokenChoice(decodings, seeds)
+        rows = self._generate(
+            pairs,
+            on_step,
+            max_new_tokens=max((decoding.most_tokens(limit) for decoding in decodings), default=limit),
+            choice=choice if choice.drawing or choice.wanted else None,
+            ends=row_ends(self.tokenizer, decodings, limit),
+        )
+        return [
+            read_tokens(self.tokenizer, ids, decoding, limit=limit, steps=choice.steps.get(row, ()))
+            for row, (ids, decoding) in enumerate(zip(rows, decodings, strict=True))
+        ]
+
+    def _written_after(self, pair: QAPair, rationale: str) -> Written:
+        """What the student writes for an open question when the rationale is forced."""
+        context = self._context(pair, rationale)
+        [ids] = generate_ids(
+            self.model,
+            self.tokenizer,
+            [context.source],
+            forced=context.target_prefix,
+            max_new_tokens=MAX_ANSWER_TOKENS,
+        )
+        return read_tokens(self.tokenizer, ids, GREEDY, limit=MAX_ANSWER_TOKENS)
 
     def _choice_logprobs(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[list[float]]:
         """Of every choice after the rationale; [] for open questions."""
@@ -137,7 +175,13 @@ class Student:
         return [self.prompt.parse(text) for text in texts]
 
     def _generate(
-        self, pairs: Sequence[QAPair], on_step: Callable[[list[int]], None] | None = None
+        self,
+        pairs: Sequence[QAPair],
+        on_step: Callable[[list[int]], None] | None = None,
+        *,
+        max_new_tokens: int | None = None,
+        choice: TokenChoice | None = None,
+        ends: Callable[[list[list[int]]], list[bool]] | None = None,
     ) -> list[list[int]]:
         sources = [self.prompt.source(pair) for pair in pairs]
         if not sources:
@@ -147,15 +191,15 @@ class Student:
             self.tokenizer,
             sources,
             forced=self.prompt.forced if self.model.config.is_encoder_decoder else "",
-            max_new_tokens=self.config.max_new_tokens,
+            max_new_tokens=max_new_tokens or self.config.max_new_tokens,
             ends_with_line=self.prompt.ends_with_line,
             on_step=on_step,
+            choice=choice,
+            ends=ends,
         )
 
     def _resolve(self, pairs: Sequence[QAPair], written: Sequence[tuple[str, str]]) -> list[str]:
-        matched = [
-            match_choice(answer, pair.choices) for pair, (_, answer) in zip(pairs, written, strict=True)
-        ]
+        matched = [match_answer(answer, pair) for pair, (_, answer) in zip(pairs, written, strict=True)]
         open_ = [i for i, answer in enumerate(matched) if answer is None]
         chosen = self._answers_after([pairs[i] for i in open_], [written[i][0] for i in open_])
         return [answer if answer is not None else chosen[open_.index(i)] for i, answer in enumerate(matched)]
@@ -163,7 +207,7 @@ class Student:
     def _answers_after(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[str]:
         """The answer that follows when the rationale is forced: the likeliest choice, or free text."""
         contexts = [self._context(pair, r) for pair, r in zip(pairs, rationales, strict=True)]
-        return choose_or_write(self.model, self.tokenizer, contexts, [pair.choices for pair in pairs])
+        return choose_or_write(self.model, self.tokenizer, contexts, pairs)
 
     def _context(self, pair: QAPair, rationale: str) -> Context:
         is_encoder_decoder = self.model.config.is_encoder_decoder
@@ -210,24 +254,45 @@ def perturb_tokens(ids: Sequence[int], vocabulary: Sequence[int], *, fraction: f
     return replaced
 
 
-def choose_or_write(
-    model, tokenizer, contexts: Sequence[Context], choices: Sequence[Sequence[str]]
-) -> list[str]:
+def choose_or_write(model, tokenizer, contexts: Sequence[Context], pairs: Sequence[QAPair]) -> list[str]:
     """Per context the likeliest choice; where there are no choices, the text the model writes."""
-    closed = [i for i, options in enumerate(choices) if options]
+    closed = [i for i, pair in enumerate(pairs) if pair.choices]
     results: dict[int, str] = {}
     if closed:
         logprobs = candidate_logprobs(model, tokenizer, [contexts[i] for i in closed])
-        results |= {i: likeliest(choices[i], row) for i, row in zip(closed, logprobs, strict=True)}
-    for i, options in enumerate(choices):
-        if not options:
-            context = contexts[i]
-            text = generate_texts(
-                model,
-                tokenizer,
-                [context.source],
-                forced=context.target_prefix,
-                max_new_tokens=MAX_ANSWER_TOKENS,
-            )[0]
-            results[i] = first_line(text)
+        results |= {i: likeliest(pairs[i].choices, row) for i, row in zip(closed, logprobs, strict=True)}
+    open_ = [i for i, pair in enumerate(pairs) if not pair.choices]
+    texts = _write_after(model, tokenizer, [contexts[i] for i in open_])
+    results |= {i: free_answer(text, pairs[i]) for i, text in zip(open_, texts, strict=True)}
     return [results[i] for i in range(len(contexts))]
+
+
+def _write_after(model, tokenizer, contexts: Sequence[Context]) -> list[str]:
+    """What the model writes after each target prefix.
+
+    A decoder-only model reads source and prefix as one text. Encoder-decoders begin a batch with one prefix,
+    so that contexts are put together by it.
+    """
+    if not model.config.is_encoder_decoder:
+        sources = [context.source + context.target_prefix for context in contexts]
+        return _write_batches(model, tokenizer, sources, forced="")
+    texts: dict[int, str] = {}
+    for prefix in dict.fromkeys(context.target_prefix for context in contexts):
+        same = [i for i, context in enumerate(contexts) if context.target_prefix == prefix]
+        written = _write_batches(model, tokenizer, [contexts[i].source for i in same], forced=prefix)
+        texts |= dict(zip(same, written, strict=True))
+    return [texts[i] for i in range(len(contexts))]
+
+
+def _write_batches(model, tokenizer, sources: Sequence[str], *, forced: str) -> list[str]:
+    return [
+        text
+        for start in range(0, len(sources), NUM_WRITTEN_TOGETHER)
+        for text in generate_texts(
+            model,
+            tokenizer,
+            sources[start : start + NUM_WRITTEN_TOGETHER],
+            forced=forced,
+            max_new_tokens=MAX_ANSWER_TOKENS,
+        )
+    ]

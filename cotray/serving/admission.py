@@ -38,7 +38,8 @@ class _Checked(Request):
             try:
                 json.dumps(parsed, ensure_ascii=False).encode()
             except UnicodeEncodeError:
-                raise Refused(
-                    422, "a text holds half a character (a lone surrogate)", code="invalid_request"
-                ) from None
+                wants = (
+                    "a text holds half a character (a lone surrogate, \\ud800 to \\udfff); send both halves"
+                )
+                raise Refused(422, wants, code="invalid_request") from None
         return parsed

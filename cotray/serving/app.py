@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from cotray.config import ServingConfig
-from cotray.records import Reply
 from cotray.serving.admission import admitted_by
-from cotray.serving.chat import Answered, ChatRequest, CompletionRequest, question_of
+from cotray.serving.docs_page import add_docs
 from cotray.serving.middleware import Refused, RequestMiddleware, add_errors
+from cotray.serving.openai_routes import add_openai
 from cotray.serving.schema import (
     AnswerRequest,
     AnswerResponse,
@@ -25,7 +27,7 @@ from cotray.serving.schema import (
     student_row,
 )
 from cotray.serving.service import Backend, Service
-from cotray.serving.streams import event_stream, las_lines
+from cotray.serving.streams import las_lines
 from cotray.serving.web_page import add_page
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -34,9 +36,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    backend: Backend, config: ServingConfig, keys: Sequence[str], examples: Sequence[Example] = ()
+    backend: Backend,
+    config: ServingConfig,
+    keys: Sequence[str],
+    examples: Sequence[Example] = (),
+    untrained: Mapping[str, str] = MappingProxyType({}),
 ) -> FastAPI:
-    """All routes over one backend, whose students can read the examples."""
+    """All routes over one backend, whose students can read the examples. `untrained`: of versions that cannot
+    write, what is said about them."""
     app = FastAPI(
         title="cotray",
         description="A student that gives its rationale with its answer, and how faithful that is.",
@@ -48,29 +55,46 @@ def create_app(
     service = Service(backend, config, keys)
     keyed = APIRouter(route_class=admitted_by(service))
     add_errors(app)
-    _add_health(app, service)
-    _add_openai(keyed, service)
+    _add_health(app, service, untrained)
+    add_openai(keyed, service)
     _add_tasks(keyed, service)
     _add_examples(keyed, examples)
     app.include_router(keyed)
     add_page(app)
+    add_docs(app)
+    if config.cors_origins:
+        _allow_origins(app, config.cors_origins)
     app.add_middleware(
         RequestMiddleware, max_body_bytes=config.max_body_bytes, body_timeout_s=config.body_timeout_s
     )
     return app
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    """Browsers let the pages of these origins ask, with any header that OpenAI's client has, and read the
+    headers of ours."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-Id", "Retry-After"],
+    )
+
+
+def _add_health(app: FastAPI, service: Service, untrained: Mapping[str, str]) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: {"model": dict[str, dict[str, bool]]}})
+    @app.get("/readyz", responses={503: {"model": dict[str, dict[str, bool | str]]}})
     async def readyz() -> JSONResponse:
-        """Which models are loaded; 503 while a student is missing. Answers need no simulator."""
+        """Which models are loaded; 503 while a student is missing. Answers need no simulator. `untrained` is
+        there where a version's student cannot write, and says so in a sentence each."""
         ready = await service.backend.ready()
-        return JSONResponse(ready, 200 if all(ready["student"].values()) else 503)
+        told = {"untrained": dict(untrained)} if untrained else {}
+        return JSONResponse(ready | told, 200 if all(ready["student"].values()) else 503)
 
     @app.get("/healthz/faithfulness", responses={503: {"model": dict[str, Any]}})
     async def faithfulness() -> JSONResponse:
@@ -79,54 +103,6 @@ def _add_health(app: FastAPI, service: Service) -> None:
         alarms = {name: version["las"] for name, version in versions.items() if version["alarm"]}
         stale = [name for name, version in versions.items() if version["stale"]]
         return JSONResponse({"alarms": alarms, "stale": stale}, 503 if alarms else 200)
-
-
-def _add_openai(app: APIRouter, service: Service) -> None:
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The versions of the student that are served."""
-        cards = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "cotray"}
-            for name in service.backend.shares
-        ]
-        return {"object": "list", "data": cards}
-
-    async def complete(body: ChatRequest | CompletionRequest, request: Request, *, is_chat: bool) -> Any:
-        model, id, key = service.version(body.model), request.state.id, request.state.key
-        try:
-            text = body.text()
-            service.check_length(len(text))  # before anything reads it
-            pair = service.check(question_of(text, body.cotray).pair(id))
-        except ValueError as error:
-            raise Refused(400, str(error), code="invalid_question") from None
-        answered = Answered(id, model, pair, is_chat=is_chat)
-        if not body.stream:
-            reply = await service.call(key, service.backend.answer, model, pair, None)
-            service.observe(model, pair, reply)
-            return JSONResponse(answered.whole(reply))
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
-
-        async def events(pieces: AsyncIterator[str | Reply]) -> AsyncIterator[str]:
-            yield answered.first()
-            async for piece in pieces:
-                if isinstance(piece, str):
-                    yield answered.piece(piece)
-                else:
-                    service.observe(model, pair, piece)
-                    yield answered.last(piece, with_usage=with_usage)
-
-        return await event_stream(service.stream(key, service.backend.stream(model, pair)), events, id)
-
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatRequest, request: Request) -> Any:
-        """As the `openai` client speaks it, streaming or not. Rationale, answer and the log-probability of
-        each choice are also in `choices[0].message.cotray`, apart from each other."""
-        return await complete(body, request, is_chat=True)
-
-    @app.post("/v1/completions", response_model=None)
-    async def completions(body: CompletionRequest, request: Request) -> Any:
-        """The same for a plain prompt; apart in `choices[0].cotray`."""
-        return await complete(body, request, is_chat=False)
 
 
 def _add_tasks(app: APIRouter, service: Service) -> None:
@@ -166,7 +142,8 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
     async def las_of(body: LasRequest, request: Request) -> StreamingResponse:
         """LAS of many rows, answered here or elsewhere, as NDJSON: a line per row as it is done, then LAS."""
         if len(body.rows) > service.config.max_rows:
-            raise Refused(400, f"more than {service.config.max_rows} rows", code="too_many_rows")
+            wants = f"rows: {service.config.max_rows} at most (serving.max_rows)"
+            raise Refused(400, wants, code="too_many_rows", param="rows")
         model = service.version(body.model)
         pairs = [
             service.check(row.pair(row.id or f"{request.state.id}-{index}"), row.rationale)

@@ -1,25 +1,26 @@
 """OpenAI's chat and text completions, as far as a student that answers questions has them.
 
-The last user message is the question; lines such as "(A) rain" in it are its choices, or `cotray:
-{"task": ..., "choices": [...]}` in the body names them. Decoding is greedy: sampling parameters are accepted,
-as every client sends some, and change nothing.
+The message is the question; "(A) rain (B) snow" in it, on one line or several, are its choices, or `cotray:
+{"task": ..., "choices": [...]}` in the body names them.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from cotray.records import QAPair, Reply, Task
+from cotray.records import Task
+from cotray.serving.openai_parameters import MAX_ANSWERS, ChatParameters, TextParameters, refused
 from cotray.serving.schema import Choices, Described, Question
 
 # Of a line without space around it. No two neighbours here match the same character, so that a line which is
 # no choice is told in linear time.
 _CHOICE = re.compile(r"\(?([A-Za-z])[).]\s+(\S.*)")
+# Within a line, where a letter with a full stop may end a sentence.
+_MARK = re.compile(r"(?<!\S)\(?([A-Za-z])\)\s++(?=\S)")
 
 
 class Extra(Described):
@@ -29,136 +30,123 @@ class Extra(Described):
     task: Task | None = None
     """Inferred from the choices where it is missing."""
     choices: Choices = Field(default_factory=list)
-    """Given here, lines of the message are not read as choices."""
+    """Given here, the text is not searched for choices."""
 
 
 class Part(Described):
-    type: Literal["text"]
-    """Nothing else is understood."""
-    text: str
+    type: str
+    """`text`: nothing else is understood."""
+    text: str | None = None
     """Parts are joined by line breaks."""
 
 
 class Message(Described):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    """Only the last message of the user is read."""
+    """`user`: a student reads one question and nothing before it. Other messages have to be empty."""
     content: str | list[Part] | None = None
-    """The question; lines such as `(A) rain` are its choices."""
+    """The question; `(A) rain (B) snow` in it, on one line or several, are its choices."""
+    name: Any = None
+    """Changes nothing."""
+
+    def text(self, where: str) -> str:
+        """Raises Refused where it is not all text."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        for place, part in enumerate(self.content):
+            if part.type != "text" or part.text is None:
+                wants = "a student reads text alone: give a part of type text, with its text"
+                raise refused(f"{where}.content.{place}", wants)
+        return "\n".join(part.text or "" for part in self.content)
 
 
-class StreamOptions(Described):
-    include_usage: bool | None = False
-    """A last chunk with the number of tokens."""
-
-
-class _Completion(Described):
-    model_config = ConfigDict(extra="allow")
-    model: str
-    """One of /v1/models."""
-    stream: bool | None = False
-    """As server-sent events."""
-    stream_options: StreamOptions | None = None
-    """Of the stream."""
-    n: Annotated[int, Field(ge=1, le=1)] | None = 1
-    """One answer per request."""
+class ChatRequest(ChatParameters):
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    """One question of the user. What a student would not read is refused: instructions and earlier turns."""
     cotray: Extra = Extra()
     """The task and the choices, where the text does not say them."""
 
-
-class ChatRequest(_Completion):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
-    """The conversation."""
-
-    def text(self) -> str:
-        """The question as it was written; raises ValueError where no message is of the user."""
-        asked = [message for message in self.messages if message.role == "user"]
+    def texts(self) -> list[str]:
+        """The question as it was written; raises Refused where there is not one question and nothing else."""
+        written = [message.text(f"messages.{place}") for place, message in enumerate(self.messages)]
+        filled = [place for place, text in enumerate(written) if text.strip()]
+        for place in filled:
+            message = self.messages[place]
+            if message.role != "user" or place != filled[-1]:
+                what = (
+                    "an earlier turn" if message.role == "user" else f"a message of the role {message.role}"
+                )
+                wants = f"a student reads one question alone, and not {what}; give one message with role user"
+                raise refused(f"messages.{place}", wants)
+        asked = filled or [place for place, message in enumerate(self.messages) if message.role == "user"]
         if not asked:
-            raise ValueError("no message has the role user")
-        content = asked[-1].content
-        return content if isinstance(content, str) else "\n".join(part.text for part in content or [])
+            raise refused(
+                "messages", "no question; give a message with role user and a text", code=NO_QUESTION
+            )
+        return [written[asked[-1]]]
+
+    def questions(self, texts: Sequence[str]) -> list[Question]:
+        return [_question_of(text, self.cotray, "messages") for text in texts]
 
 
-class CompletionRequest(_Completion):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
-    """The question; lines such as `(A) rain` are its choices."""
+class CompletionRequest(TextParameters):
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_ANSWERS)]
+    """The question, or several, each with `n` answers; `(A) rain (B) snow` in it, on one line or several, are
+    its choices."""
+    cotray: Extra = Extra()
+    """The task and the choices of every prompt, where its text does not say them."""
 
-    def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def texts(self) -> list[str]:
+        """The questions as they were written."""
+        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if len(texts) * (self.n or 1) > MAX_ANSWERS:
+            raise refused("n", f"n times the prompts is {MAX_ANSWERS} at most; ask for fewer at once")
+        return texts
+
+    def questions(self, texts: Sequence[str]) -> list[Question]:
+        return [_question_of(text, self.cotray, "prompt") for text in texts]
+
+
+NO_QUESTION = "invalid_question"
+
+
+def _question_of(text: str, extra: Extra, field: str) -> Question:
+    try:
+        return question_of(text, extra)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "cotray" if extra.choices or extra.task else field
+        if first["loc"][:1] == ("question",):
+            name = field
+        raise refused(name, first["msg"].removeprefix("Value error, "), code=NO_QUESTION) from None
 
 
 def question_of(text: str, extra: Extra) -> Question:
-    """The question and its choices; raises ValueError where they make no question."""
-    lines, choices = [], []
+    """The question and its choices; raises ValidationError, a ValueError, where they make no question."""
+    is_given = bool(extra.choices or extra.task)
+    question, choices = (text, []) if is_given else _lines_apart(text) or _marks_apart(text) or (text, [])
+    return Question(question=question, choices=extra.choices or choices, task=extra.task)
+
+
+def _lines_apart(text: str) -> tuple[str, list[str]] | None:
+    """The question and its choices, where each of these has a line of its own; None for less than two."""
+    lines, choices = list[str](), list[str]()
     for line in text.splitlines():
-        found = None if extra.choices or extra.task else _CHOICE.fullmatch(line.strip())
+        found = _CHOICE.fullmatch(line.strip())
         if found and found[1].upper() == chr(65 + len(choices)):
             choices.append(found[2])
         else:
             lines.append(line)
-    if len(choices) < 2:
-        lines, choices = [text], []
-    try:
-        return Question(question="\n".join(lines), choices=extra.choices or choices, task=extra.task)
-    except ValidationError as error:
-        raise ValueError("; ".join(problem["msg"] for problem in error.errors())) from None
+    return ("\n".join(lines), choices) if len(choices) > 1 else None
 
 
-class Answered:
-    """The response to one request, whole or in chunks."""
-
-    def __init__(self, id: str, model: str, pair: QAPair, *, is_chat: bool) -> None:
-        self.pair, self.is_chat = pair, is_chat
-        self.head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-{id}", "created": int(time.time())}
-        self.head |= {"model": model, "system_fingerprint": "cotray"}
-
-    def whole(self, reply: Reply) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": None}
-        if self.is_chat:
-            message = {"role": "assistant", "content": reply.text, "refusal": None}
-            choice["message"] = message | {"cotray": self.apart(reply)}
-        else:
-            choice |= {"text": reply.text, "cotray": self.apart(reply)}
-        kind = "chat.completion" if self.is_chat else "text_completion"
-        return self.head | {"object": kind, "choices": [choice], "usage": usage(reply)}
-
-    def first(self) -> str:
-        return self._chunk({"role": "assistant", "content": ""}) if self.is_chat else self._chunk({}, "")
-
-    def piece(self, text: str) -> str:
-        return self._chunk({"content": text}, text)
-
-    def last(self, reply: Reply, *, with_usage: bool) -> str:
-        end = self._chunk({"cotray": self.apart(reply)} if self.is_chat else {}, "", finish="stop")
-        if with_usage:
-            end += event(self._head_of_chunk() | {"choices": [], "usage": usage(reply)})
-        return end + "data: [DONE]\n\n"
-
-    def apart(self, reply: Reply) -> dict[str, Any]:
-        """`choices[].message.cotray`: rationale and answer apart from each other."""
-        return {
-            "rationale": reply.rationale,
-            "answer": reply.answer,
-            "choices": list(self.pair.choices),
-            "answer_logprobs": list(reply.choice_logprobs),
-        }
-
-    def _chunk(self, delta: dict[str, Any], text: str = "", *, finish: str | None = None) -> str:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": None}
-        choice |= {"delta": delta} if self.is_chat else {"text": text}
-        return event(self._head_of_chunk() | {"choices": [choice]})
-
-    def _head_of_chunk(self) -> dict[str, Any]:
-        return self.head | {"object": "chat.completion.chunk" if self.is_chat else "text_completion"}
-
-
-def event(data: dict[str, Any]) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(data)}\n\n"
-
-
-def usage(reply: Reply) -> dict[str, int]:
-    return {
-        "prompt_tokens": reply.num_prompt_tokens,
-        "completion_tokens": reply.num_tokens,
-        "total_tokens": reply.num_prompt_tokens + reply.num_tokens,
-    }
+def _marks_apart(text: str) -> tuple[str, list[str]] | None:
+    """As `_lines_apart`, where several choices stand on one line; each of them ends with its line."""
+    rest, choices = list[str](), list[str]()
+    for line in text.splitlines():
+        begin, is_choice = 0, False
+        for mark in _MARK.finditer(line):
+            if mark[1].upper() == chr(65 + len(choices) + is_choice):
+                (choices if is_choice else rest).append(line[begin : mark.start()].strip())
+                begin, is_choice = mark.end(), True
+        (choices if is_choice else rest).append(line[begin:].strip() if is_choice else line)
+    return ("\n".join(filter(None, rest)), choices) if len(choices) > 1 else None

@@ -22,22 +22,34 @@ from starlette.exceptions import HTTPException
 log = logging.getLogger("cotray.access")
 MAX_HEADER_BYTES = 32 << 10
 """Of all headers with the path."""
+MAX_MISFITS = 100
+"""Of one body, so many are read for the message."""
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Refused(HTTPException):
     """An error for the client, in OpenAI's shape. An HTTPException, which FastAPI lets through anywhere."""
 
-    def __init__(self, status: int, message: str, *, code: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """`param`: the field that it is about."""
         super().__init__(status, message)
-        self.status, self.message, self.code, self.retry_after_s = status, message, code, retry_after_s
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.retry_after_s = retry_after_s
 
 
 def error_body(problem: Refused) -> dict[str, Any]:
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
         problem.status, "server_error" if problem.status >= 500 else "invalid_request_error"
     )
-    return {"error": {"message": problem.message, "type": kind, "param": None, "code": problem.code}}
+    return {"error": {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code}}
 
 
 def error_response(problem: Refused) -> JSONResponse:
@@ -62,11 +74,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, problem: RequestValidationError) -> JSONResponse:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        body = error_body(Refused(422, f"{where}: {first['msg']}".removeprefix(": "), code="invalid_request"))
-        body["error"]["param"] = where or None
-        return JSONResponse(body, 422)
+        return error_response(_misfit(problem))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, problem: HTTPException) -> JSONResponse:
@@ -77,6 +85,39 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def internal(request: Request, problem: Exception) -> JSONResponse:
         return error_response(unforeseen(request.state.id, problem))
+
+
+def _misfit(problem: RequestValidationError) -> Refused:
+    """The first field that does not fit the schema, and all that it may be; of a list its first entry."""
+    errors = problem.errors()[:MAX_MISFITS]
+    first = _field(errors[0], problem.body)
+    fields = [_field(error, problem.body) for error in errors]
+    where = next((field for field in fields if first and field.startswith(f"{first}.")), first)
+    kind, wants = errors[0]["type"], dict[str, None]()
+    for field, error in zip(fields, errors, strict=True):
+        if field == where:
+            wants[error["msg"].removeprefix("Value error, ")] = None
+    if kind == "json_invalid":
+        message, where = f"the body is no JSON: an error at character {errors[0]['loc'][-1]}", ""
+    elif kind == "value_error" and not where:  # between several fields, which its text names
+        message = ", or ".join(wants)
+    else:
+        message = f"{where or 'the body'}: {', or '.join(wants)}"
+    return Refused(422, message, code="invalid_request", param=where or None)
+
+
+def _field(error: Any, body: Any) -> str:
+    """Where in the body, without the names that pydantic has for the members of a union."""
+    *outer, last = error["loc"]
+    parts = list[str]()
+    for part in outer[1:] if outer else ():
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            body = body[part]
+            parts.append(str(part))
+    if outer:
+        is_there = isinstance(body, dict | list) and (last in body or isinstance(last, int))
+        parts += [str(last)] if is_there or error["type"] == "missing" else []
+    return ".".join(parts)
 
 
 class RequestMiddleware:

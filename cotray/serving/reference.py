@@ -5,22 +5,19 @@ python -m cotray.serving.reference > docs/reference/http-api.md
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import cast
 
 from cotray.config import ServingConfig
 from cotray.serving.app import create_app
-from cotray.serving.schema import LasLine
+from cotray.serving.schema_tables import Schema, bodies, routes
 from cotray.serving.service import Backend
-
-Schema = Mapping[str, Any]
 
 HEADER = """# HTTP interface
 
-`python -m jobs.serve -c CONFIG` serves these routes, and their OpenAPI schema at `/openapi.json`. `GET /` is
-a web page to ask, to edit a rationale and to watch LAS. [How to serve](../how-to/serving.md) is a page of its
-own.
+`cotray serve -c CONFIG` serves these routes, their OpenAPI schema at `/openapi.json`, and the tables
+below at `/docs`. `GET /` is a web page to ask, to edit a rationale and to watch LAS.
+[How to serve](../how-to/serving.md) is a page of its own.
 
 Every route below `/v1` needs the header `Authorization: Bearer KEY`; keys come from `serving.api_keys` or the
 environment variable `COTRAY_API_KEYS`. Every response has the header `X-Request-Id`, the request's own where
@@ -36,7 +33,7 @@ An error has the shape of OpenAI's. After a stream has begun, an error is its la
 
 | status | when |
 | --- | --- |
-| 400 | a question that is none, or is longer than a limit or than the model's window |
+| 400 | a question that is none, or longer than a limit or than the window; what a student cannot do |
 | 401 | a wrong or missing key |
 | 403 | without keys (`serving.api_keys: open`): the client is not on this machine |
 | 404 | no such model, or no such route |
@@ -58,8 +55,13 @@ curl -s http://127.0.0.1:8000/v1/answer -H "Authorization: Bearer $COTRAY_API_KE
 ```
 
 With the `openai` client, `client.chat.completions.create(model="student", messages=[...])` gives the text,
-and `response.choices[0].message.cotray` rationale, answer, choices and `answer_logprobs`. Decoding is greedy:
-sampling parameters are accepted and change nothing.
+and `response.choices[0].message.cotray` rationale, answer, choices and `answer_logprobs`. Where the student
+named no answer, the text ends with what cotray `added` (" So the answer is no"), and `wrote_answer` is false.
+
+Decoding is greedy, and the same request has the same answer, unless a parameter asks for something else.
+Draws follow from the request's `seed`, or the run's, and the question, whatever else the models answer at the
+time; the two engines draw differently. What a student cannot do is refused with 400 by its name, and so is a
+name that none of OpenAI's parameters has.
 """
 
 
@@ -77,112 +79,14 @@ def openapi() -> Schema:
 def page() -> str:
     """The page in Markdown: the routes, then the fields of every body."""
     schema = openapi()
-    bodies: dict[str, Schema] = schema["components"]["schemas"] | {"LasLine": LasLine.model_json_schema()}
-    lines = [
-        HEADER,
-        "| route | body | answer | what it does |",
-        "| --- | --- | --- | --- |",
-        *_routes(schema),
-    ]
+    lines = [HEADER, "| route | body | answer | what it does |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{r.name}` | {r.body} | {r.answer} | {r.text} |" for r in routes(schema)]
     lines += ["", EXAMPLE, ERRORS, "## Bodies"]
-    for name in (*_in_order(schema), "LasLine", "ErrorBody", "Problem"):
-        body = bodies[name]
-        if "properties" in body:
-            lines += ["", f"### {name}", "", *_texts(body), "| field | type | default | meaning |"]
-            lines += ["| --- | --- | --- | --- |", *_fields(body)]
+    for body in bodies(schema):
+        lines += ["", f"### {body.name}", "", *([body.text, ""] if body.text else [])]
+        lines += ["| field | type | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{f.name}` | {f.type} | {f.default} | {f.text} |" for f in body.fields]
     return "\n".join(lines) + "\n"
-
-
-def _routes(schema: Schema) -> Iterator[str]:
-    for path, methods in schema["paths"].items():
-        for method, route in methods.items():
-            text = " ".join(route.get("description", "").split())
-            asked = _body_of(route.get("requestBody", {}))
-            given = _body_of(route["responses"]["200"]) or _media_of(route["responses"]["200"])
-            # Streams of lines have no schema in OpenAPI.
-            given = given or "lines of [LasLine](#lasline)"
-            yield f"| `{method.upper()} {path}` | {asked} | {given} | {text} |"
-
-
-def _body_of(part: Schema) -> str:
-    """A link to the body's own table; "" without a body that has one."""
-    ref = part.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
-    name = ref.rpartition("/")[2]
-    return f"[{name}](#{name.lower()})" if name else ""
-
-
-def _media_of(part: Schema) -> str:
-    media = next(iter(part.get("content", {})), "")
-    return "JSON" if media == "application/json" else media
-
-
-def _in_order(schema: Schema) -> list[str]:
-    """Names of the bodies as the routes name them, each followed by those inside it."""
-    bodies = schema["components"]["schemas"]
-    found: dict[str, None] = {}
-
-    def add(node: Any) -> None:
-        for name in _refs(node):
-            if name in bodies and name not in found:
-                found[name] = None
-                add(bodies[name])
-
-    for methods in schema["paths"].values():
-        for route in methods.values():
-            add(route.get("requestBody", {}))
-            add(route["responses"]["200"])
-    return list(found)
-
-
-def _refs(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if "$ref" in node:
-            yield str(node["$ref"]).rpartition("/")[2]
-        for value in node.values():
-            yield from _refs(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _refs(value)
-
-
-def _texts(body: Schema) -> list[str]:
-    text = " ".join(body.get("description", "").split())
-    return [text, ""] if text else []
-
-
-def _fields(body: Schema) -> Iterator[str]:
-    for name, field in body["properties"].items():
-        default = "required" if name in body.get("required", ()) else f"`{json.dumps(field.get('default'))}`"
-        text = " ".join(field.get("description", "").split())
-        yield f"| `{name}` | {_type(field)} | {default} | {text} |"
-
-
-def _type(field: Schema) -> str:
-    if "$ref" in field:
-        name = str(field["$ref"]).rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if options := field.get("anyOf"):
-        return " or ".join(_type(option) for option in options)
-    if values := field.get("enum") or ([field["const"]] if "const" in field else []):
-        return ", ".join(f"`{value}`" for value in values)
-    kind = str(field.get("type", ""))
-    if kind == "array":
-        return f"list of {_type(field.get('items', {}))}" + _bounds(field, "Items", " entries")
-    names: dict[str, str] = {
-        "string": "text",
-        "object": "mapping",
-        "boolean": "true or false",
-        "null": "null",
-        "": "any",
-    }
-    return names.get(kind, kind) + _bounds(field, "Length", " characters") + _bounds(field, "imum", "")
-
-
-def _bounds(field: Schema, what: str, unit: str) -> str:
-    low, high = (None if (n := field.get(f"{end}{what}")) is None else f"{n:.0f}" for end in ("min", "max"))
-    if low and high:
-        return f" ({low} to {high}{unit})"
-    return f" (at least {low}{unit})" if low else f" (at most {high}{unit})" if high else ""
 
 
 if __name__ == "__main__":

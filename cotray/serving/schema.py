@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from cotray.records import BINARY_CHOICES, QAPair, Reply, StudentAnswer, Task
+from cotray.records import FIXED_CHOICES, QAPair, Reply, StudentAnswer, Task, task_of
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
 Choices = Annotated[
@@ -26,36 +26,38 @@ class Strict(Described):
 
 
 class Question(Strict):
-    """A question; `choices` may be left out of yes_no, true_false and open ones."""
+    """A question; only multiple_choice needs `choices`."""
 
     question: Text
     """Without its choices."""
     choices: Choices = []
     """Each as text, without a letter."""
     task: Task | None = None
-    """Inferred from the choices where it is missing: multiple_choice with, open without."""
+    """Where it is missing, what the choices show: yes_no and the like, else multiple_choice; open without."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if len(set(self.choices)) != len(self.choices):
-            raise ValueError("choices must differ from each other")
+            raise ValueError("choices: each has to differ from the others")
         if self.task == "multiple_choice" and len(self.choices) < 2:
-            raise ValueError("multiple_choice needs at least two choices")
-        if self.task == "open" and self.choices:
-            raise ValueError("an open question has no choices")
+            raise ValueError("choices: multiple_choice needs two or more")
+        if self.task in ("open", "number") and self.choices:
+            raise ValueError(f"choices: a question of task {self.task} has none; leave them out")
         if (
-            self.task in BINARY_CHOICES
+            self.task in FIXED_CHOICES
             and self.choices
-            and sorted(self.choices) != sorted(BINARY_CHOICES[self.task])
+            and sorted(self.choices) != sorted(FIXED_CHOICES[self.task])
         ):
-            raise ValueError(f"{self.task} has the choices {' and '.join(BINARY_CHOICES[self.task])}")
+            raise ValueError(
+                f"choices: {self.task} has {' and '.join(FIXED_CHOICES[self.task])}; leave them out"
+            )
         if self.task is None and len(self.choices) == 1:
-            raise ValueError("one choice is no choice")
+            raise ValueError("choices: one is no choice; give two or more, or none")
         return self
 
     def pair(self, id: str) -> QAPair:
-        task: Task = self.task or ("multiple_choice" if self.choices else "open")
-        choices = BINARY_CHOICES.get(task) or tuple(self.choices)
+        task = self.task or task_of(self.choices)
+        choices = FIXED_CHOICES.get(task) or tuple(self.choices)
         return QAPair(id, task, self.question, choices, "", split="test")
 
 
@@ -193,7 +195,7 @@ class Problem(Described):
     type: str
     """`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."""
     param: str | None = None
-    """Always null."""
+    """The field that it is about, where it is about one."""
     code: str | None = None
     """A word for programs."""
 

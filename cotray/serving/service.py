@@ -15,6 +15,7 @@ from fastapi import Request
 
 from cotray.config import ServingConfig
 from cotray.errors import TooLong
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import Access, is_local
 from cotray.serving.fair_share import FairShare
@@ -23,6 +24,8 @@ from cotray.serving.schema import student_row
 
 T = TypeVar("T")
 log = logging.getLogger("cotray.answers")
+
+Asked = tuple[QAPair, Decoding]
 
 UNDER_WAY = 8
 """Times `max_queued`: requests with a key that are under way, from head to the end of the response."""
@@ -42,9 +45,11 @@ class Backend(Protocol):
     shares: dict[str, float]
     """Every version's name, and its share of the requests that name none."""
 
-    async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply: ...
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply: ...
 
-    def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
+    def stream(self, model: str, pair: QAPair, decoding: Decoding = GREEDY) -> AsyncIterator[str | Reply]:
         """Pieces of the text as the student writes it, then the Reply."""
         ...
 
@@ -106,14 +111,15 @@ class Service:
     def check(self, pair: QAPair, rationale: str | None = None) -> QAPair:
         most = self.config.max_choices
         if len(pair.choices) > most:
-            raise Refused(400, f"more than {most} choices", code="too_many_choices")
+            wants = f"choices: {most} of one question at most (serving.max_choices)"
+            raise Refused(400, wants, code="too_many_choices", param="choices")
         self.check_length(len(pair.question) + sum(map(len, pair.choices)) + len(rationale or ""))
         return pair
 
     def check_length(self, num_chars: int) -> None:
         if num_chars > self.config.max_chars:
-            limit = f"{self.config.max_chars} characters"
-            raise Refused(400, f"question, choices and rationale have more than {limit}", code="too_long")
+            most = f"{self.config.max_chars} characters at most (serving.max_chars)"
+            raise Refused(400, f"question, choices and rationale together: {most}", code="too_long")
 
     async def call(self, key: bytes, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """`work(*arguments)` within the limits of queue and time."""
@@ -138,34 +144,59 @@ class Service:
                     raise
                 await asyncio.sleep(problem.retry_after_s)
 
-    async def stream(self, key: bytes, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[str | Reply]:
-        """The pieces, taken from the model as they come: a client that reads slowly keeps no place.
+    async def answers(self, key: bytes, model: str, asked: Sequence[Asked]) -> list[Reply]:
+        """One answer as `call` gives it; several take turns, as rows of /v1/las do."""
+        ask = self.backend.answer
+        if len(asked) == 1:
+            return [await self.call(key, ask, model, asked[0][0], None, asked[0][1])]
 
-        What waits for it is one reply, which `scoring.max_new_tokens` bounds.
+        async def one(pair: QAPair, decoding: Decoding) -> Reply:
+            async with self.row_place(key):
+                return await self.call_patiently(key, ask, model, pair, None, decoding)
+
+        asking = [asyncio.ensure_future(one(pair, decoding)) for pair, decoding in asked]
+        try:
+            return await asyncio.gather(*asking)
+        finally:
+            for each in asking:
+                each.cancel()
+
+    async def stream(
+        self, key: bytes, model: str, asked: Sequence[Asked]
+    ) -> AsyncIterator[tuple[int, str | Reply]]:
+        """Each answer's number and piece, taken as they come: a client that reads slowly keeps no place.
+
+        What waits for it are the replies, which `scoring.max_new_tokens` bounds.
         """
-        ready = asyncio.Queue[str | Reply | None]()
+        ready = asyncio.Queue[tuple[int, str | Reply] | None]()
 
-        async def take() -> None:
-            async with self._place(key):
-                async for piece in pieces:
-                    ready.put_nowait(piece)
+        async def take(index: int, pair: QAPair, decoding: Decoding) -> None:
+            turn = self.row_place(key) if len(asked) > 1 else contextlib.nullcontext()
+            async with turn, self._place(key):
+                async for piece in self.backend.stream(model, pair, decoding):
+                    ready.put_nowait((index, piece))
 
-        taking = asyncio.ensure_future(take())
+        tasks = [asyncio.ensure_future(take(index, *each)) for index, each in enumerate(asked)]
+        taking = asyncio.gather(*tasks)
         taking.add_done_callback(lambda _: ready.put_nowait(None))
         try:
             while (piece := await ready.get()) is not None:
                 yield piece
             await taking
         finally:
-            taking.cancel()
+            for each in tasks:
+                each.cancel()
 
     def observe(self, model: str, pair: QAPair, reply: Reply) -> None:
-        """After every live answer; a share of them, drawn at random, is for online LAS."""
+        """After every live answer; a share of them, drawn at random, is for online LAS.
+
+        What a request cut short says nothing about the student.
+        """
         self.num_answered[model] += 1
         if self.config.logged_text == "all":
             shown = {"id": pair.id, "model": model, "question": pair.question, "choices": pair.choices}
             log.info(json.dumps(shown | {"rationale": reply.rationale, "answer": reply.answer}))
-        if random.random() < self.config.live_share:
+        if not reply.is_cut and random.random() < self.config.live_share:
             self.backend.observe(model, student_row(pair, reply.rationale, reply.answer))
 
     async def live(self) -> dict[str, Any]:

@@ -8,16 +8,17 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
+from typing import TypeVar
 
 from fastapi.responses import StreamingResponse
 
-from cotray.records import QAPair, Reply, Simulation
+from cotray.records import QAPair, Simulation
 from cotray.scoring.las import las
 from cotray.serving.middleware import Refused, error_body, unforeseen
 from cotray.serving.schema import LasLine, LasRequest, LasRow, student_row
 from cotray.serving.service import ROWS_AT_ONCE, Service
 
-Pieces = AsyncIterator[str | Reply]
+Piece = TypeVar("Piece")
 
 
 async def las_lines(
@@ -74,12 +75,12 @@ async def _simulations(
 
 
 async def event_stream(
-    pieces: Pieces, events: Callable[[Pieces], AsyncIterator[str]], id: str
+    pieces: AsyncIterator[Piece], events: Callable[[AsyncIterator[Piece]], AsyncIterator[str]], id: str
 ) -> StreamingResponse:
     """Wait for the first piece, so that an overload still is a status code and not half a stream."""
     first = await anext(pieces)
 
-    async def all_pieces() -> Pieces:
+    async def all_pieces() -> AsyncIterator[Piece]:
         yield first
         async for piece in pieces:
             yield piece

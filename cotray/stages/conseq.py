@@ -6,8 +6,7 @@ mle_student/ + requests/ -> samples/, scored; samples/ + assessments/ + mle_stud
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +17,29 @@ from cotray.config import RunConfig
 from cotray.config.assessing import MEASURE_OF
 from cotray.config.conseq import ConSeqConfig
 from cotray.errors import DataError
+from cotray.pools.placement import until_placed
 from cotray.pools.pool import run_pool
-from cotray.pools.progress import training_progress
 from cotray.pools.replica import PoolStage, Process
 from cotray.pools.sorted_batches import in_sorted_batches
 from cotray.pools.train_workers import fit
+from cotray.pools.training_progress import training_progress
+from cotray.prompts.student import inference_tag
 from cotray.quality.selection import describe_selection, select
 from cotray.quality.summary import quality
-from cotray.records import Assessment, TeacherRequest, TrainExample
+from cotray.records import Assessment, TeacherRequest
 from cotray.stages.assess import current_assessments, load_assessor
 from cotray.stages.assess import settings_of as assess_settings
+from cotray.stages.conseq_examples import both_sides, make_conseq_examples, rationale_logprobs
+from cotray.stages.examples import columns_of
 from cotray.storage.lease import Fence
 from cotray.storage.manifest import Manifest, fingerprint
 from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.storage.shards import Shards
-from cotray.training.examples import Renderer, too_long_letters, weight_lookup
+from cotray.training.node_examples import StageExamples
+from cotray.training.renderers import weights_of
 
 if TYPE_CHECKING:
-    from cotray.training.conseq import Contrast, Pairs
+    from cotray.training.conseq import Pairs
 
 QUESTIONS_PER_CALL = 16
 """Given to a replica at a time, which writes num_samples rationales for each and then scores them."""
@@ -109,31 +113,32 @@ def second_phase(
 
     Without a dev loss, which says nothing about what is unlearned: the last weights are kept, as published.
     """
-    from cotray.training.conseq import ConSeqBatches, Contrast
+    from cotray.training.batches import ConSeqBatches
 
     training, alpha = config.student.training, config.counterfactual_weight
     seed = training.seed_or(config.seed)
     rules = config.assessing.rules
-    rows = [row for row in folder.read_records("assessments", Assessment) if not row.error]
+    columns = (*columns_of(config), _section(config).score)
+    rows = [row for row in folder.read_records("assessments", Assessment, columns) if not row.error]
     selection = select(rows, rules)
-    weight_of = weight_lookup(rows, selection.weights)
-    learned = _learned(rows, selection.weights)
-    pairs = _paired(config, folder, learned)
-
-    render = Renderer(config)
-    chosen = {e.id: e for e in render([pair.chosen for pair in pairs.selected], weight_of)}
-    rejected = {e.id: e for e in render([pair.rejected for pair in pairs.selected], lambda _: 1.0)}
-    others = [row for row in learned if row.kind == "counterfactual" and alpha > 0]
-    counterfactual = render(others, weight_of)
-    ids = sorted(chosen.keys() & rejected.keys())
-    contrasts = [Contrast(id_, "factual", chosen[id_], rejected[id_]) for id_ in ids]
-    if not contrasts:
+    pairs = _paired(config, folder, _learned(rows, selection.weights))
+    weights = weights_of(rows, selection.weights)
+    examples = make_conseq_examples(config, folder, source, weights, pairs, fence, label)
+    found = StageExamples(folder.root, examples.stage, examples.fingerprint)
+    num_selected = len(both_sides(found)[0])
+    if not num_selected:
         raise DataError(_nothing(config, folder, pairs))
 
     report = training_progress(
         lambda on_metrics: fit(
-            ConSeqBatches(contrasts, counterfactual, batch_size=training.batch_size, seed=seed),
-            [],
+            found,
+            partial(
+                ConSeqBatches,
+                batch_size=training.batch_size,
+                batch_tokens=training.batch_tokens,
+                alpha=alpha,
+                seed=seed,
+            ),
             config.student.model_copy(
                 update={"model": folder.uri("mle_student"), "revision": "main", "num_layers": 0}
             ),
@@ -141,26 +146,33 @@ def second_phase(
             folder.uri("student"),
             alpha=alpha,
             seed=seed,
+            has_dev=False,
+            tag=inference_tag(training.tags),
             fence=fence,
             on_metrics=on_metrics,
         ),
         label,
+        folder,
+        "student",
+        training,
+        settings,
+        until_ready=until_placed("student.training", training),
     )
     fence.check()
-    folder.write_dead_letters("student", too_long_letters("student", render.too_long))
     folder.append_metrics({f"conseq/{key}": value for key, value in row.items()} for row in report.history)
-    figures = {"questions": pairs.num_questions, "scored": pairs.num_scored, "selected": len(contrasts)}
+    figures = {"questions": pairs.num_questions, "scored": pairs.num_scored, "selected": num_selected}
+    num_counterfactual = examples.metrics.get("train-counterfactual", 0)
     return folder.finish(
         Manifest(
             stage="student",
             settings=settings,
             input=source,
             num_in=len(rows),
-            num_out=len(contrasts) + len(counterfactual),
-            num_dead=len(render.too_long),
-            metrics={"factual": len(contrasts), "counterfactual": len(counterfactual), "dev": 0}
+            num_out=num_selected + num_counterfactual,
+            num_dead=examples.num_dead,
+            metrics={"factual": num_selected, "counterfactual": num_counterfactual, "dev": 0}
             | report.metrics
-            | {"conseq": figures | {"logprob": _logprobs(config, folder, contrasts)}}
+            | {"conseq": figures | {"logprob": rationale_logprobs(config, folder, found)}}
             | ({"selection": describe_selection(rows, rules, selection)} if rules else {}),
         ),
         report.files,
@@ -253,37 +265,3 @@ def _nothing(config: RunConfig, folder: RunFolder, pairs: Pairs) -> str:
         f"of the other{long}. Raise student.conseq.share or num_samples, take more "
         "questions, or rank by a score that needs no facts where questions have none"
     )
-
-
-def _logprobs(
-    config: RunConfig, folder: RunFolder, contrasts: Sequence[Contrast]
-) -> dict[str, dict[str, float]]:
-    """Mean natural-log probability per rationale token of the chosen and of the rejected texts, under the
-    student of the first phase (before) and of the second (after)."""
-    import ray
-
-    pool = config.assessing.all_pools[0]
-    measure = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, label_selector=pool.label_selector)(
-        _mean_logprobs
-    )
-    models = {"before": folder.uri("mle_student"), "after": folder.uri("student")}
-    sides = {"chosen": [pair.chosen for pair in contrasts], "rejected": [pair.rejected for pair in contrasts]}
-    return ray.get(measure.remote(models, sides, config.student.training.micro_batch_size))
-
-
-def _mean_logprobs(
-    models: Mapping[str, str], sides: Mapping[str, Sequence[TrainExample]], micro_batch_size: int
-) -> dict[str, dict[str, float]]:
-    """Per rationale token, in float32: side -> model -> mean."""
-    from cotray.models.loading import load_for_inference
-    from cotray.training.conseq import rationale_only
-    from cotray.training.step import Collator, evaluate
-
-    means: dict[str, dict[str, float]] = {side: {} for side in sides}
-    for when, name in models.items():
-        model, tokenizer = load_for_inference(name, dtype="float32")
-        collator = Collator(model, tokenizer, micro_batch_size)
-        for side, examples in sides.items():
-            texts = [replace(rationale_only(example), weight=1.0) for example in examples]
-            means[side][when] = -evaluate(model, collator(texts))
-    return means

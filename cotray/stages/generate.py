@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig, TeacherConfig
+from cotray.data.demonstrations import own_demonstrations
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.models.locations import weights_identity
 from cotray.pools.failure_causes import causes_of
 from cotray.pools.pool import PoolResult, run_pool
 from cotray.pools.replica import PoolStage, Process
-from cotray.prompts.teacher import prompt_version, render_request
+from cotray.prompts.teacher import Demonstrations, render_request
+from cotray.prompts.teacher_chat import TeacherChat, fields_of
+from cotray.prompts.teacher_prompts import teacher_prompt_version
 from cotray.records import Rationale, TeacherRequest
+from cotray.stages.endpoint import endpoint_metrics, num_batches_at_once, read_key, teach_over_api
 from cotray.storage.lease import Fence, lease
 from cotray.storage.manifest import Manifest, fingerprint
 from cotray.storage.run_folder import DeadLetter, RunFolder
@@ -26,15 +31,22 @@ from cotray.teacher.teacher import build_teacher, process_environment
 
 
 def generate(
-    config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str] = (), label: str = "generate"
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    reuse_from: Sequence[str] = (),
+    account: str | None = None,
+    label: str = "generate",
 ) -> Manifest:
     """Run the stage, or return its manifest if it is done.
 
     `reuse_from` names run folders whose rationales are taken over where they were made from the same
-    requests under the same decoding.
+    requests under the same decoding. `account`: as of `open_endpoint`.
     """
     with lease(config.run_dir, "generate") as fence:
-        return _generate(config, fence, overwrite=overwrite, reuse_from=reuse_from, label=label)
+        return _generate(
+            config, fence, overwrite=overwrite, reuse_from=reuse_from, account=account, label=label
+        )
 
 
 def current_rationales(config: RunConfig, folder: RunFolder) -> Manifest:
@@ -51,7 +63,13 @@ def current_rationales(config: RunConfig, folder: RunFolder) -> Manifest:
 
 
 def _generate(
-    config: RunConfig, fence: Fence, *, overwrite: bool, reuse_from: Sequence[str], label: str
+    config: RunConfig,
+    fence: Fence,
+    *,
+    overwrite: bool,
+    reuse_from: Sequence[str],
+    account: str | None,
+    label: str,
 ) -> Manifest:
     folder = RunFolder(config.run_dir)
     requests = folder.require("requests", "prepare", settings=prepare_settings(config))
@@ -76,9 +94,8 @@ def _generate(
     stage = PoolStage(
         shards,
         TeacherRequest,
-        build=partial(_teach, config),
-        # The next batch joins while the longest rationales of this one are still decoded.
-        num_batches_at_once=2 if config.teacher.engine == "vllm" else 1,
+        build=_builder(config, account),
+        num_batches_at_once=_num_batches_at_once(config),
         failed=partial(_failed, config),
         dead_letter=partial(_dead_letter, config),
         max_error_rate=config.teacher.max_error_rate,
@@ -88,12 +105,28 @@ def _generate(
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
     pooled = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
     fence.check()
-    return _finish(folder, settings, requests, pooled)
+    more = endpoint_metrics(config, folder, "rationales") if config.decoding_method != "human" else {}
+    return _finish(folder, settings, requests, pooled, more)
 
 
-def _teach(config: RunConfig) -> Process:
+def _num_batches_at_once(config: RunConfig) -> int:
+    if config.teacher.engine == "openai":
+        return num_batches_at_once(config, config.teacher.batch_size)
+    # The next batch joins while the longest rationales of this one are still decoded.
+    return 2 if config.teacher.engine == "vllm" else 1
+
+
+def _builder(config: RunConfig, account: str | None) -> Callable[[], Process]:
+    """What makes the teacher, on its replica."""
+    own = own_demonstrations(config)
+    if config.teacher.engine == "openai" and config.decoding_method != "human":
+        return partial(teach_over_api, config, own, read_key(config), account)
+    return partial(_teach, config, own)
+
+
+def _teach(config: RunConfig, own: Demonstrations) -> Process:
     teacher = config.teacher.model_copy(update={"dtype": config.teacher.resolved_dtype(config.teacher.dtype)})
-    return build_teacher(teacher, method=config.decoding_method, seed=config.seed).generate
+    return build_teacher(teacher, method=config.decoding_method, seed=config.seed, own=own).generate
 
 
 def _failed(config: RunConfig, request: TeacherRequest, error: str, attempts: int) -> list[Rationale]:
@@ -119,7 +152,14 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     teacher["dtype"] = config.teacher.resolved_dtype(config.teacher.dtype)
     if identity := weights_identity(config.teacher.model):
         teacher["weights"] = identity
-    teacher["prompts"] = prompt_version(config.teacher.num_demonstrations)
+    if teacher["decoding"]["stop"] == "line":  # as it was before there was a choice
+        del teacher["decoding"]["stop"]
+    own = own_demonstrations(config)
+    teacher["prompts"] = teacher_prompt_version(config.teacher, own)
+    if config.teacher.engine == "openai":
+        teacher["fields"] = fields_of(config.teacher, is_begun=True)
+        if config.teacher.prompt == "chat":
+            teacher["prompts"] = TeacherChat(config.teacher, own).version
     settings = {"method": config.decoding_method, "kinds": kinds, "teacher": teacher}
     return settings | {"seed": config.seed} if config.teacher.decoding.num_samples else settings
 
@@ -140,7 +180,9 @@ def _finish(
     settings: dict[str, Any],
     requests: Manifest,
     pooled: PoolResult,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
+    """`more`: further metrics."""
     counts = pooled.counts
     num_rows, num_dead = counts["rows"], counts["dead_letters"]
     stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
@@ -158,6 +200,7 @@ def _finish(
                 "stop_reasons": stops,
                 "causes": dict(causes_of(counts)),
                 "last_run": {key: counts[key] for key in ("seconds", "replica_starts", "retries", "made")},
+                **more,
             },
         ),
         pooled.files,
@@ -166,8 +209,13 @@ def _finish(
 
 
 def _dead_letter(config: RunConfig, rationale: Rationale) -> DeadLetter:
-    is_human = config.decoding_method == "human"
-    num_demonstrations = config.teacher.num_demonstrations
-    prompt = "" if is_human else render_request(rationale, num_demonstrations=num_demonstrations).grounded
+    # A chat needs the teacher's tokenizer, which this process has not loaded.
+    is_written = config.decoding_method != "human"
+    num_demonstrations, prompt = config.teacher.num_demonstrations, ""
+    if is_written and config.teacher.prompt == "completion":
+        prompt = render_request(rationale, num_demonstrations=num_demonstrations).grounded
+    elif is_written and config.teacher.engine == "openai":
+        chat = TeacherChat(config.teacher, own_demonstrations(config))
+        prompt = json.dumps(chat.explaining(rationale), ensure_ascii=False)
     row = json.dumps(rationale.to_row())
     return DeadLetter("rationales", rationale.id, rationale.error, row, rationale.attempts, prompt)

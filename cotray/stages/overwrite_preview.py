@@ -10,7 +10,8 @@ from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.readers import input_fingerprint
 from cotray.stages.assess import settings_of as assess_settings
 from cotray.stages.generate import settings_of as generate_settings
-from cotray.stages.score import answer_settings, simulation_settings, simulator_settings
+from cotray.stages.score import answer_settings, simulation_settings
+from cotray.stages.simulator import simulator_settings
 from cotray.stages.train import settings_of as train_settings
 from cotray.storage.manifest import DamagedFile, Manifest, changes, fingerprint
 from cotray.storage.run_folder import VERB_OF, RunFolder

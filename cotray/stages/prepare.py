@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cotray.config import RunConfig
+from cotray.data.demonstrations import own_demonstrations
 from cotray.data.prepare import prepare as prepare_rows
 from cotray.pools.progress import progress_bar
+from cotray.prompts.teacher import Demonstrations
 from cotray.records import QAPair
 from cotray.storage.run_folder import Manifest, RunFolder
 
@@ -35,16 +37,16 @@ class _TeacherRank:
             remote = ray.remote(
                 num_cpus=pool.num_cpus, num_gpus=pool.num_gpus, label_selector=pool.label_selector
             )(_ChoiceRanker)
-            self.actor = remote.remote(self.config)
+            self.actor = remote.remote(self.config, own_demonstrations(self.config))
         return ray.get(self.actor.rank.remote(pair, list(candidates)))
 
 
 class _ChoiceRanker:
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, own: Demonstrations) -> None:
         from cotray.teacher.teacher import build_teacher
 
         teacher = config.teacher.model_copy(update={"record_scores": False})
-        self.teacher = build_teacher(teacher, method=config.decoding_method, seed=config.seed)
+        self.teacher = build_teacher(teacher, method=config.decoding_method, seed=config.seed, own=own)
 
     def rank(self, pair: QAPair, candidates: list[str]) -> list[float]:
         """The prompt shows all of the question's choices, also where only some are ranked."""

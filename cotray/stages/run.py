@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import Thread
 
 from cotray.config import RunConfig, dump_config
 from cotray.errors import StageInUse
+from cotray.export.cards import write_cards
 from cotray.pools.ray_cluster import cluster
+from cotray.scoring.writing import untrained
 from cotray.stages.assess import assess
 from cotray.stages.generate import generate
 from cotray.stages.overwrite_preview import overwrite_preview
+from cotray.stages.preflight import check, tell_what_lacks
 from cotray.stages.prepare import prepare
 from cotray.stages.score import score
 from cotray.stages.train import train
@@ -24,7 +29,17 @@ WAIT_S = 2
 
 
 def prepare_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
-    return _single(config, prepare, overwrite, wait)
+    summary = _single(config, prepare, overwrite, wait)
+    counts = RunFolder(config.run_dir).require("requests", "prepare").metrics
+    layouts = [key.removeprefix("layout/") for key in counts if key.startswith("layout/")]
+    dead = Counter({key: n for key, n in counts.items() if key.startswith("reason/")})
+    notes = [f"{n:,} x {key.removeprefix('reason/')}" for key, n in dead.most_common(3)]
+    notes += [f"read as: {', '.join(layouts)}"] if layouts else []
+    if counts.get("made_ids"):
+        notes.append(f"{counts['made_ids']:,} rows had no id; one was made from question and choices")
+    if counts.get("merged"):
+        notes.append(f"{counts['merged']:,} rows repeated a choice, which counts once")
+    return "\n".join([summary, *notes])
 
 
 def generate_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
@@ -46,6 +61,12 @@ def _generated(manifest: Manifest) -> str:
         f"{run['retries']:,} retries",
         "dead letters": f"{manifest.num_dead:,}",
     }
+    if used := metrics.get("endpoint"):
+        cost = "" if used["cost"] is None else f", cost {used['cost']:.4g}"
+        rows["endpoint"] = (
+            f"{used['requests']:,} requests, {used['tokens_in']:,} tokens read, "
+            f"{used['tokens_out']:,} written{cost}"
+        )
     lines = [f"{name:<14}{value}" for name, value in rows.items()]
     worst = Counter(metrics["causes"]).most_common(5)
     return "\n".join([*lines, *(f"{'':<14}{count:,} x {cause}" for cause, count in worst)])
@@ -70,12 +91,16 @@ def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     from cotray.report.table import interval, number
 
     summary = _single(config, score, overwrite, wait)
-    figures = RunFolder(config.run_dir).require("simulations", "score").metrics
+    write_cards(config)
+    folder = RunFolder(config.run_dir)
+    figures = folder.require("simulations", "score").metrics
+    said = untrained(folder.require("answers", "score").metrics.get("writing"))
     las = figures["las"]
     return (
         f"{summary}\nLAS {number(las['las'])} {interval(las['ci95'])}"
         f"{' (' + las['reason'] + ')' if las['reason'] else ''}, simulation gain {number(las['sim_gain'])}, "
         f"leak rate {number(las['leak_rate'])}, accuracy {number(figures['accuracy']['value'])}"
+        f"{f'{chr(10)}warning: {said}' if said else ''}"
     )
 
 
@@ -89,18 +114,35 @@ def run_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     """Every method in a folder of its own; one that is done costs nothing, decoded once is never twice."""
     from cotray.report.report import report
 
+    configs = [config.for_method(method) for method in config.methods]
+    check(configs, "run")
     _write_config(config, if_missing=True)
     started = time.monotonic()
     with cluster(config.ray, config.storage):
+        tell_what_lacks(configs, "run")
+        Thread(target=_import_ahead, daemon=True).start()
         for position, method in enumerate(config.methods, start=1):
             earlier = [config.for_method(m).run_dir for m in config.methods[: position - 1]]
             label = f"{position}/{len(config.methods)} {method}"
             one = config.for_method(method)
             if overwrite:
                 print(overwrite_preview(one, "run"), file=sys.stderr, flush=True)
-            run_stages(one, overwrite=overwrite, wait=wait, reuse_from=earlier, label=label)
+            run_stages(
+                one,
+                overwrite=overwrite,
+                wait=wait,
+                reuse_from=earlier,
+                account=config.run_dir,
+                label=label,
+            )
     _write_config(config)
     return f"{report(config)}\ntime: {time.monotonic() - started:.0f} s"
+
+
+def _import_ahead() -> None:
+    """What this process needs when training begins, imported while others write rationales: about 4 s."""
+    import ray.train.torch  # noqa: F401
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401
 
 
 def run_stages(
@@ -109,21 +151,25 @@ def run_stages(
     overwrite: bool = False,
     wait: bool = False,
     reuse_from: Sequence[str],
+    account: str | None = None,
     label: str,
 ) -> None:
-    """One method from questions to figures, on the running cluster; `reuse_from` as of `generate`.
+    """One method from questions to figures, on the running cluster; `reuse_from` and `account` as of
+    `generate`.
 
     `wait`: where another process is at work on a verb in the same folder, until it has ended.
     """
     _write_config(config, if_missing=True)
     reusing = {"reuse_from": reuse_from}
-    stages = [(prepare, {}), (generate, reusing), (train, {}), (score, reusing)]
+    paying = reusing | {"account": account}
+    stages = [(prepare, {}), (generate, paying), (train, {}), (score, paying)]
     if config.assessing.measures:
         stages.insert(2, (assess, reusing))
     for stage, options in stages:
         name = f"{label} {stage.__name__}"
         wait_until_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))
     _write_config(config)
+    write_cards(config)
 
 
 def wait_until_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
@@ -142,8 +188,13 @@ def wait_until_free(wait: bool, work: Callable[[], Manifest]) -> Manifest:
 
 
 def _single(config: RunConfig, stage: Callable[..., Manifest], overwrite: bool, wait: bool) -> str:
+    check([config], stage.__name__)
     _write_config(config, if_missing=True)
-    with cluster(config.ray, config.storage):
+    # Questions are read in this process, unless a teacher ranks their wrong answers.
+    needs_cluster = stage is not prepare or config.perturbation == "hardest"
+    with cluster(config.ray, config.storage) if needs_cluster else contextlib.nullcontext():
+        if needs_cluster:
+            tell_what_lacks([config], stage.__name__)
         if overwrite:
             print(overwrite_preview(config, stage.__name__), file=sys.stderr, flush=True)
         manifest = wait_until_free(wait, partial(stage, config, overwrite=overwrite))

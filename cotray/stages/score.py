@@ -14,26 +14,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cotray.config import RunConfig
+from cotray.data.demonstrations import own_demonstrations
 from cotray.errors import DataError
-from cotray.models.locations import weights_identity
 from cotray.pools.pool import run_pool
-from cotray.pools.progress import training_progress
 from cotray.pools.replica import PoolStage, Process
 from cotray.pools.sorted_batches import in_sorted_batches
-from cotray.pools.train_workers import PLACEMENT, fit
 from cotray.prompts.few_shot import FewShotPrompt
-from cotray.prompts.simulator import simulator_example, simulator_prompt_version
 from cotray.prompts.student import StudentPrompt, trained_prompt
-from cotray.records import Rationale, Simulation, StudentAnswer, TrainExample, normalized
+from cotray.prompts.teacher import Demonstrations
+from cotray.records import Rationale, Simulation, StudentAnswer, normalized
 from cotray.scoring.las import las
 from cotray.scoring.probes import ground_truth
 from cotray.scoring.statistics import accuracy_ci95
+from cotray.scoring.writing import writing
+from cotray.stages.endpoint import (
+    answer_over_api,
+    endpoint_metrics,
+    num_batches_at_once,
+    read_key,
+    write_unanswered,
+)
 from cotray.stages.generate import current_rationales
+from cotray.stages.simulator import train_simulator
 from cotray.stages.train import current_student
 from cotray.storage.lease import Fence, lease
-from cotray.storage.manifest import FileEntry, Manifest, Work, fingerprint
+from cotray.storage.manifest import Manifest, fingerprint
 from cotray.storage.run_folder import RunFolder
 from cotray.storage.shards import Shards
+from cotray.tracking.tracking import check_tracking
 from cotray.world.truth import probes
 
 ROWS_PER_CALL = 128
@@ -41,16 +49,25 @@ ROWS_PER_CALL = 128
 
 
 def score(
-    config: RunConfig, *, overwrite: bool = False, reuse_from: Sequence[str] = (), label: str = "score"
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    reuse_from: Sequence[str] = (),
+    account: str | None = None,
+    label: str = "score",
 ) -> Manifest:
     """Run the three steps that are not done yet; returns the manifest of simulations/ with the figures.
 
-    `reuse_from` names run folders whose answers are taken over where the same student gave them.
+    `reuse_from` names run folders whose answers are taken over where the same student gave them. `account`:
+    as of `open_endpoint`, for the few-shot method.
     """
+    check_tracking(config.simulator.training)
     folder = RunFolder(config.run_dir)
     with lease(config.run_dir, "score") as fence:
-        answers = _answer(config, folder, fence, reuse_from, overwrite=overwrite, label=f"{label}: answers")
-        simulator = _train_simulator(
+        answers = _answer(
+            config, folder, fence, reuse_from, account, overwrite=overwrite, label=f"{label}: answers"
+        )
+        simulator = train_simulator(
             config, folder, fence, answers, overwrite=overwrite, label=f"{label}: simulator"
         )
         return _simulate(
@@ -64,17 +81,6 @@ def answer_settings(config: RunConfig) -> dict[str, Any]:
     return settings | {"dtype": config.scoring.resolved_dtype("auto")}
 
 
-def simulator_settings(config: RunConfig) -> dict[str, Any]:
-    """What the simulator's weights depend on, beside the answers it learns from."""
-    simulator = config.simulator
-    settings = simulator.model_dump(exclude={"training": PLACEMENT})
-    settings["seed"] = simulator.training.seed_or(config.seed)
-    settings["prompts"] = simulator_prompt_version(simulator.mode)
-    if identity := weights_identity(simulator.model):
-        settings["weights"] = identity
-    return settings
-
-
 def simulation_settings(config: RunConfig) -> dict[str, Any]:
     """What the figures depend on, beside answers and simulator."""
     return {"num_resamples": config.scoring.num_resamples, "seed": config.seed}
@@ -85,6 +91,7 @@ def _answer(
     folder: RunFolder,
     fence: Fence,
     reuse_from: Sequence[str],
+    account: str | None,
     *,
     overwrite: bool,
     label: str,
@@ -110,64 +117,28 @@ def _answer(
         if there is not None and there.fingerprint == fingerprint(settings, source):
             shards.adopt_all(other)
             break
-    stage = PoolStage(shards, Rationale, build=partial(_load_student, config, folder.uri("student")))
-    total = shards.num_wanted()
-    made = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
+    total, own = shards.num_wanted(), own_demonstrations(config)
+    metrics: dict[str, Any] = {}
+    if config.asks_endpoint_for_answers:
+        build = partial(answer_over_api, config, own, read_key(config), account)
+        num_at_once = num_batches_at_once(config, ROWS_PER_CALL)
+        stage = PoolStage(shards, Rationale, build=build, num_batches_at_once=num_at_once)
+        made = run_pool(stage, total=total, config=config.teacher, batch_size=ROWS_PER_CALL, label=label)
+        metrics = endpoint_metrics(config, folder, "answers")
+        write_unanswered(folder)
+    else:
+        build = partial(_load_student, config, own, folder.uri("student"))
+        stage = PoolStage(shards, Rationale, build=build)
+        made = run_pool(stage, total=total, config=config.scoring, batch_size=ROWS_PER_CALL, label=label)
     fence.check()
-    metrics = {}
     if config.data.is_world:
         rows = (row for row in folder.read_records("answers", StudentAnswer) if row.split == "test")
         metrics["ground_truth"] = ground_truth(
             list(rows), num_resamples=config.scoring.num_resamples, seed=config.seed
         )
+    metrics["writing"] = writing(folder.read_records("answers", StudentAnswer))
     manifest = Manifest("answers", settings, source, total, total, 0, metrics)
     return folder.finish(manifest, made.files, made.work)
-
-
-def _train_simulator(
-    config: RunConfig, folder: RunFolder, fence: Fence, answers: Manifest, *, overwrite: bool, label: str
-) -> Manifest:
-    simulator, settings = config.simulator, simulator_settings(config)
-    seed = simulator.training.seed_or(config.seed)
-    state = folder.begin("simulator", settings=settings, input=answers.fingerprint, overwrite=overwrite)
-    if state == "done":
-        return folder.require("simulator", "score")
-    rows = list(folder.read_records("answers", StudentAnswer))
-    train, dev = ([row for row in rows if row.split == split] for split in ("train", "dev"))
-    metrics: dict[str, Any] = {"mode": simulator.mode}
-    files: tuple[FileEntry, ...] = ()
-    work: Work | None = None
-    if simulator.mode == "trained":
-        from cotray.training.batches import SimulatorBatches
-
-        batches = SimulatorBatches(
-            train,
-            _render,
-            batch_size=simulator.training.batch_size,
-            explanation_dropout=simulator.explanation_dropout,
-            input_dropout=simulator.input_dropout,
-            seed=seed,
-        )
-        dev_examples = [_render(row, False, False) for row in dev]
-        report = training_progress(
-            lambda on_metrics: fit(
-                batches,
-                dev_examples,
-                simulator,
-                simulator.training,
-                folder.uri("simulator"),
-                alpha=0.0,
-                seed=seed,
-                fence=fence,
-                on_metrics=on_metrics,
-            ),
-            label,
-        )
-        metrics, files, work = metrics | report.metrics, report.files, report.work
-    fence.check()
-    return folder.finish(
-        Manifest("simulator", settings, answers.fingerprint, len(rows), len(train), 0, metrics), files, work
-    )
 
 
 def _simulate(
@@ -238,13 +209,13 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
     }
 
 
-def _load_student(config: RunConfig, model: str) -> Process:
+def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process:
     from cotray.scoring.student import Student
 
     prompt: StudentPrompt = trained_prompt(config.student.training.tags)
     revision = "main"
     if config.method == "few-shot":
-        prompt = FewShotPrompt(config.teacher.num_demonstrations)
+        prompt = FewShotPrompt(config.teacher.num_demonstrations, own)
         model, revision = config.teacher.model, config.teacher.revision
     student = Student(
         model,
@@ -267,10 +238,6 @@ def _load_simulator(config: RunConfig, trained: str) -> Process:
     model, revision = (trained, "main") if is_trained else (config.simulator.model, config.simulator.revision)
     simulator = Simulator(model, mode=mode, revision=revision, dtype=config.scoring.resolved_dtype("auto"))
     return partial(in_sorted_batches, simulator.simulate, config.scoring.batch_size, "question")
-
-
-def _render(answer: StudentAnswer, drop_x: bool, drop_e: bool) -> TrainExample:
-    return simulator_example(answer, drop_x=drop_x, drop_e=drop_e)
 
 
 def _is_factual(table: pa.Table) -> Any:

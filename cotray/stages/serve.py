@@ -1,6 +1,6 @@
 """serve: the student, the simulator and online LAS as one Ray Serve application, until somebody ends it.
 
-    python -m jobs.serve -c CONFIG
+    cotray serve -c CONFIG
     serve run cotray.stages.serve:build_app run_dir=/path/to/run/contrast-wrong
     serve run cotray.stages.serve:build_app config=CONFIG serving.port=9000
 
@@ -16,6 +16,7 @@ import threading
 from cotray.config import RunConfig
 from cotray.deployments.application import build_app, deployed
 from cotray.pools.ray_cluster import cluster
+from cotray.stages.preflight import check, tell_what_lacks
 
 __all__ = ["build_app", "serve"]
 
@@ -26,8 +27,10 @@ def serve(config: RunConfig) -> str:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    check([config], "serve")
     serving = config.serving
     with cluster(config.ray, config.storage):
+        tell_what_lacks([config], "serve")
         before = signal.signal(signal.SIGTERM, stop)
         try:
             with contextlib.suppress(KeyboardInterrupt), deployed(config):

@@ -7,6 +7,7 @@ same settings are taken over, so that the teacher decodes each setting once.
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from cotray.errors import StageError, cotray_error
 from cotray.pools.ray_cluster import cluster
 from cotray.report.claims import findings
 from cotray.report.sweep import write_sweep
+from cotray.stages.preflight import problems, tell_what_lacks
 from cotray.stages.run import run_stages
 from cotray.storage.run_folder import RunFolder
 
@@ -33,7 +35,10 @@ def sweep(config: SweepConfig, cells: Sequence[Cell], *, overwrite: bool = False
     def write() -> str:
         return write_sweep(config, cells, findings(config.claims, cells, done), done)
 
+    for problem in problems(configs, "sweep"):  # each costs the runs alone that have it
+        print(f"cotray: {problem}", file=sys.stderr, flush=True)
     with cluster(configs[0].ray, configs[0].storage):
+        tell_what_lacks(configs, "sweep")
         for position, one in enumerate(configs):
             label = f"{position + 1}/{len(configs)} {one.run_dir.removeprefix(config.run_dir).strip('/')}"
             was_done = RunFolder(one.run_dir).manifest("simulations") is not None

@@ -5,37 +5,37 @@ With `student.conseq` in three steps: rationales/ -> mle_student/ -> samples/ ->
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from cotray.config import RunConfig
+from cotray.data.demonstrations import own_demonstrations
 from cotray.errors import DataError
 from cotray.models.locations import weights_identity
-from cotray.pools.metrics_channel import OnMetrics
-from cotray.pools.progress import training_progress
-from cotray.pools.train_workers import PLACEMENT, FitReport, fit
+from cotray.pools.placement import until_placed
+from cotray.pools.train_workers import fit
+from cotray.pools.training_progress import training_progress
 from cotray.prompts.few_shot import FewShotPrompt
-from cotray.prompts.student import student_prompt_version
+from cotray.prompts.student import inference_tag, student_prompt_version
+from cotray.prompts.teacher_chat import endpoint_prompt_version, fields_of
 from cotray.quality.selection import describe_selection, select
-from cotray.records import Assessment, Rationale, TrainExample
+from cotray.records import Assessment, Rationale
 from cotray.stages.assess import current_assessments
 from cotray.stages.conseq import check_scores, draw_samples, second_input, second_phase
+from cotray.stages.examples import Source, columns_of, example_settings, kinds_of, make_examples
 from cotray.stages.generate import current_rationales
-from cotray.storage.lease import NO_FENCE, Fence, lease
+from cotray.storage.lease import Fence, lease
 from cotray.storage.manifest import Manifest
 from cotray.storage.run_folder import RunFolder
-from cotray.training.examples import (
-    Renderer,
-    WeightOf,
-    too_long_letters,
-    weight_lookup,
-    with_shuffled_rationales,
-)
+from cotray.tracking.tracking import check_tracking
+from cotray.training.node_examples import StageExamples
+from cotray.training.renderers import Key, StudentRenderer, key_of, shuffled_rationales, weights_of
 
 
 def train(config: RunConfig, *, overwrite: bool = False, label: str = "train") -> Manifest:
     """Run the stage, or what of its steps is not done; returns the manifest of student/."""
+    check_tracking(config.student.training)
     with lease(config.run_dir, "train") as fence:
         return _train(config, fence, overwrite=overwrite, label=label)
 
@@ -100,11 +100,14 @@ def _train(config: RunConfig, fence: Fence, *, overwrite: bool, label: str) -> M
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What the first phase's weights depend on."""
-    settings = config.student.model_dump(exclude={"training": PLACEMENT, "conseq": True}) | {
+    settings = config.student.model_dump(exclude={"training", "conseq", "adapter"}) | {
+        "training": config.student.training.settings(),
         "seed": config.student.training.seed_or(config.seed),
         "alpha": config.counterfactual_weight,
         "prompts": student_prompt_version(config.student.training.tags),
     }
+    if config.student.adapter:
+        settings["adapter"] = config.student.adapter.model_dump()
     if identity := weights_identity(config.student.model):
         settings["weights"] = identity
     if config.assessing.rules:
@@ -124,42 +127,102 @@ def _learn(
     label: str,
 ) -> Manifest:
     """Train on the rationales of `source`, and leave the student in the folder `stage`."""
+    from cotray.training.batches import StudentBatches
+
     state = folder.begin(stage, settings=settings, input=source.fingerprint, overwrite=overwrite)
     if state == "done":
         return folder.require(stage, "train")
-    rules = config.assessing.rules
-    rows = list(folder.read_records(source.stage, Assessment))
+    training, alpha = config.student.training, config.counterfactual_weight
+    seed, rules = training.seed_or(config.seed), config.assessing.rules
+    rows = list(folder.read_records(source.stage, Assessment, columns_of(config))) if rules else []
     selection = select(rows, rules) if rules else None
-    weights = selection.weights if selection else None
+    weights = weights_of(rows, selection.weights) if selection else {}
+    examples = _make_examples(config, folder, source, weights, fence, label=f"{label}: examples")
+    if not examples.metrics.get("train-factual"):
+        raise DataError(f"{folder.uri(stage)}: {_nothing(folder, source, weights)}")
     report = training_progress(
-        lambda on_metrics: train_student(
-            rows, config, folder.uri(stage), weights=weights, fence=fence, on_metrics=on_metrics
+        lambda on_metrics: fit(
+            StageExamples(folder.root, examples.stage, examples.fingerprint),
+            partial(
+                StudentBatches,
+                batch_size=training.batch_size,
+                batch_tokens=training.batch_tokens,
+                alpha=alpha,
+                seed=seed,
+            ),
+            config.student,
+            training,
+            folder.uri(stage),
+            alpha=alpha,
+            seed=seed,
+            tag=inference_tag(training.tags),
+            fence=fence,
+            on_metrics=on_metrics,
         ),
         label,
+        folder,
+        stage,
+        training,
+        settings,
+        until_ready=until_placed("student.training", training),
     )
     fence.check()
-    folder.write_dead_letters(stage, too_long_letters(stage, report.too_long))
-    folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.fit.history)
+    folder.append_metrics({f"train/{key}": value for key, value in row.items()} for row in report.history)
     counts = {
-        "factual": report.num_factual,
-        "counterfactual": report.num_counterfactual,
-        "dev": report.num_dev,
+        "factual": examples.metrics["train-factual"],
+        "counterfactual": examples.metrics.get("train-counterfactual", 0),
+        "dev": examples.metrics.get("dev-factual", 0),
     }
     return folder.finish(
         Manifest(
             stage=stage,
             settings=settings,
             input=source.fingerprint,
-            num_in=len(rows),
-            num_out=sum(counts.values()),
-            num_dead=len(report.too_long),
+            num_in=examples.num_in,
+            num_out=examples.num_out,
+            num_dead=examples.num_dead,
             metrics=counts
-            | {"skipped": report.num_skipped}
-            | report.fit.metrics
+            | {"skipped": examples.metrics.get("skipped", 0)}
+            | report.metrics
             | ({"selection": describe_selection(rows, rules, selection)} if selection else {}),
         ),
-        report.fit.files,
-        report.fit.work,
+        report.files,
+        report.work,
+    )
+
+
+def _make_examples(
+    config: RunConfig,
+    folder: RunFolder,
+    source: Manifest,
+    weights: Mapping[Key, float],
+    fence: Fence,
+    *,
+    label: str,
+) -> Manifest:
+    """examples/: what the student learns from the rationales."""
+    training = config.student.training
+    seed, rationales = training.seed_or(config.seed), None
+    if training.rationales == "shuffled":
+        rows = folder.read_records(source.stage, Rationale, StudentRenderer.columns)
+        rationales = shuffled_rationales([row for row in rows if not row.error], seed=config.seed)
+    return make_examples(
+        folder,
+        "examples",
+        [
+            Source(
+                source.stage,
+                Rationale,
+                StudentRenderer(training.tags, seed, kinds_of(config), weights, rationales),
+                source.version,
+            )
+        ],
+        config.student,
+        max_length=training.max_length,
+        settings=example_settings(config) | {"rationales": training.rationales},
+        input=source.fingerprint,
+        fence=fence,
+        label=label,
     )
 
 
@@ -174,75 +237,25 @@ def _take_teacher(config: RunConfig, folder: RunFolder, *, overwrite: bool) -> M
 
 
 def _few_shot_settings(config: RunConfig) -> dict[str, Any]:
-    prompt = FewShotPrompt(config.teacher.num_demonstrations)
-    return config.teacher.model_dump(include={"model", "revision"}) | {"prompts": prompt.version}
+    own = own_demonstrations(config)
+    settings = config.teacher.model_dump(include={"model", "revision"})
+    if config.teacher.engine != "openai":
+        return settings | {"prompts": FewShotPrompt(config.teacher.num_demonstrations, own).version}
+    return settings | {
+        "engine": "openai",
+        "prompts": endpoint_prompt_version(config.teacher, own),
+        "fields": fields_of(config.teacher, is_begun=False),
+        # Of whose tokens rationales are damaged.
+        "tokenizer": config.student.model,
+    }
 
 
-@dataclass(frozen=True)
-class StudentReport:
-    """What became of the rationales: learned from, skipped (`error` was set), or too long."""
-
-    fit: FitReport
-    num_factual: int
-    num_counterfactual: int
-    num_dev: int
-    num_skipped: int
-    too_long: tuple[TrainExample, ...]
-
-
-def train_student(
-    rationales: Sequence[Rationale],
-    config: RunConfig,
-    output_dir: str,
-    *,
-    weights: Sequence[float] | None = None,
-    fence: Fence = NO_FENCE,
-    on_metrics: OnMetrics,
-) -> StudentReport:
-    """Train the student on the train split; dev loss is that of the factual dev rows.
-
-    `weights`: what each rationale's loss is multiplied by, those with 0 left out; None = all 1.
-    """
-    from cotray.training.batches import StudentBatches
-
-    training, alpha = config.student.training, config.counterfactual_weight
-    seed = training.seed_or(config.seed)
-    usable = [row for row in rationales if not row.error]
-    if training.rationales == "shuffled":
-        usable = with_shuffled_rationales(usable, seed=config.seed)
-    kinds = {"factual", *(["counterfactual"] if alpha > 0 else [])}
-    render, weight_of = Renderer(config), weight_lookup(rationales, weights)
-    train = render([row for row in usable if row.split == "train" and row.kind in kinds], weight_of)
-    dev = render([row for row in usable if row.split == "dev" and row.kind == "factual"], weight_of)
-    num_factual = sum(example.kind == "factual" for example in train)
-    if not num_factual:
-        raise DataError(f"{output_dir}: {_nothing(rationales, weight_of)}")
-    batches = StudentBatches(train, batch_size=training.batch_size, alpha=alpha, seed=seed)
-    report = fit(
-        batches,
-        dev,
-        config.student,
-        training,
-        output_dir,
-        alpha=alpha,
-        seed=seed,
-        fence=fence,
-        on_metrics=on_metrics,
-    )
-    return StudentReport(
-        fit=report,
-        num_factual=num_factual,
-        num_counterfactual=len(train) - num_factual,
-        num_dev=len(dev),
-        num_skipped=len(rationales) - len(usable),
-        too_long=tuple(render.too_long),
-    )
-
-
-def _nothing(rationales: Sequence[Rationale], weight_of: WeightOf) -> str:
-    factual = [row for row in rationales if row.split == "train" and row.kind == "factual"]
+def _nothing(folder: RunFolder, source: Manifest, weights: Mapping[Key, float]) -> str:
+    rows = folder.read_records(source.stage, Rationale, StudentRenderer.columns)
+    factual = [row for row in rows if row.split == "train" and row.kind == "factual"]
     usable = [row for row in factual if not row.error]
-    num_failed, num_left_out = len(factual) - len(usable), sum(weight_of(row) == 0 for row in usable)
+    num_failed = len(factual) - len(usable)
+    num_left_out = sum(weights.get(key_of(row), 1.0) == 0 for row in usable)
     return (
         f"no factual rationale to train on (of {len(factual)} in the train split {num_failed} failed, "
         f"{num_left_out} left out by assessing.rules, {len(usable) - num_left_out} longer than "

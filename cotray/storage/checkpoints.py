@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,14 +23,18 @@ from cotray.storage.filesystems import (
     copy_file,
     delete_file,
     delete_folder,
+    fetch_folder,
     filesystem,
+    open_file,
     storage_errors,
+    with_retries,
     write_file,
 )
 from cotray.storage.folder import hashed
 from cotray.storage.manifest import FileEntry
 
 NUM_KEPT = 2
+POLL_S = 0.2
 COMPLETE = "complete.json"
 PRECISION = "precision.txt"
 
@@ -53,13 +58,16 @@ def publish(local: str, uri: str, worker: int) -> None:
 
 
 def complete(uri: str, num_workers: int) -> None:
-    """Make the checkpoint count, now that every worker has published; older ones but one are deleted."""
+    """Make the checkpoint count as soon as every worker has published; older ones but one are deleted."""
     fs, path = filesystem(uri)
     sizes: dict[str, int] = {}
     with storage_errors(uri):
         for worker in range(num_workers):
-            with fs.open_input_stream(f"{path}/worker-{worker}.json") as stream:
-                sizes |= json.loads(stream.read())
+            while True:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes |= json.loads(_read(fs, f"{path}/worker-{worker}.json"))
+                    break
+                time.sleep(POLL_S)
         write_file(fs, f"{path}/{COMPLETE}", json.dumps(sizes, indent=1).encode())
         folder = path.rpartition("/")[0]
         for step in _steps(fs, folder)[:-NUM_KEPT]:
@@ -74,8 +82,7 @@ def settled_precision(folder: str, at_hand: Precision) -> Precision:
     fs, path = filesystem(folder)
     with storage_errors(folder):
         try:
-            with fs.open_input_stream(f"{path}/{PRECISION}") as stream:
-                return "bfloat16" if stream.read() == b"bfloat16" else "float32"
+            return "bfloat16" if _read(fs, f"{path}/{PRECISION}") == b"bfloat16" else "float32"
         except FileNotFoundError:
             write_file(fs, f"{path}/{PRECISION}", at_hand.encode())
             return at_hand
@@ -102,9 +109,14 @@ def as_folder(uri: str) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="cotray-checkpoint-") as scratch:
-        with storage_errors(uri):
-            pafs.copy_files(path, scratch, source_filesystem=fs)
+        with_retries(lambda: _fetch(uri, Path(scratch)))
         yield scratch
+
+
+def _fetch(uri: str, target: Path) -> None:
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        fetch_folder(fs, path, target)
 
 
 def upload(local: str, uri: str) -> list[FileEntry]:
@@ -128,6 +140,11 @@ def _copied(local: str, uri: str) -> Iterator[tuple[str, Path]]:
             yield name, source
 
 
+def _read(fs: pafs.FileSystem, path: str) -> bytes:
+    with open_file(fs, path) as file:
+        return file.read()
+
+
 def _steps(fs: pafs.FileSystem, folder: str) -> list[str]:
     infos = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     return sorted(i.base_name for i in infos if not i.is_file and i.base_name.startswith("step-"))
@@ -139,11 +156,10 @@ def _problem(fs: pafs.FileSystem, path: str) -> str:
     sizes = {info.path.removeprefix(f"{path}/"): info.size for info in infos if info.is_file}
     if COMPLETE not in sizes:
         return "it was not finished"
-    with fs.open_input_stream(f"{path}/{COMPLETE}") as stream:
-        try:
-            expected: dict[str, int] = dict(json.loads(stream.read()))
-        except (ValueError, TypeError):
-            return f"{COMPLETE} is damaged"
+    try:
+        expected: dict[str, int] = dict(json.loads(_read(fs, f"{path}/{COMPLETE}")))
+    except (ValueError, TypeError):
+        return f"{COMPLETE} is damaged"
     for name, size in expected.items():
         if sizes.get(name) != size:
             return f"{name} has {sizes.get(name, 0):,} bytes instead of {size:,}"

@@ -56,6 +56,10 @@ class Folder:
         """The full path of something in the folder, as other libraries take it."""
         return f"{self.root}/{name}"
 
+    def name_of(self, path: str) -> str:
+        """Of something in the folder by its path for the filesystem, as `parquet_files` has it."""
+        return path.removeprefix(f"{self._base}/")
+
     def exists(self, name: str) -> bool:
         with storage_errors(self.uri(name)):
             return self.fs.get_file_info(self._path(name)).type != pafs.FileType.NotFound
@@ -80,10 +84,13 @@ class Folder:
         table = pa.Table.from_pylist([r.to_row() for r in records], schema=schema_of(record))
         return self.write_table(name, table, version=version)
 
-    def write_table(self, name: str, table: pa.Table, *, version: str = "") -> FileEntry:
+    def write_table(
+        self, name: str, table: pa.Table, *, version: str = "", metadata: dict[bytes, bytes] | None = None
+    ) -> FileEntry:
         """Write one Parquet file, of rows of this version; returns its entry for the manifest."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata({VERSION_KEY: version} if version else None), sink)
+        said = {**(metadata or {}), **({VERSION_KEY: version.encode()} if version else {})}
+        pq.write_table(table.replace_schema_metadata(said or None), sink)
         data = sink.getvalue().to_pybytes()
         self.write_bytes(name, data)
         return FileEntry.of(name.partition("/")[2], data, table.num_rows)
@@ -121,12 +128,20 @@ class Folder:
             i.path for i in infos if i.path.endswith(".parquet") and not i.base_name.startswith(".")
         )
 
-    def subfolders(self, name: str) -> list[str]:
+    def subfolders(self, name: str = "") -> list[str]:
         """Names of the folders in a folder, sorted; none where it is not there."""
-        selector = pafs.FileSelector(self._path(name), allow_not_found=True)
-        with storage_errors(self.uri(name)):
-            infos = self.fs.get_file_info(selector)
+        infos = self._inside(name)
         return sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+
+    def file_names(self, name: str, suffix: str) -> list[str]:
+        """Of the finished files in a folder, sorted; none where it is not there."""
+        names = [info.base_name for info in self._inside(name) if info.type == pafs.FileType.File]
+        return sorted(leaf for leaf in names if leaf.endswith(suffix) and not leaf.startswith("."))
+
+    def _inside(self, name: str) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(self._path(name).rstrip("/"), allow_not_found=True)
+        with storage_errors(self.uri(name)):
+            return self.fs.get_file_info(selector)
 
     def delete(self, name: str) -> None:
         """Delete a folder, if it is there."""
@@ -151,8 +166,12 @@ class Folder:
 
     def version(self, name: str) -> str:
         """Of the rows in a Parquet file; "" where it has none."""
+        return self.metadata(name).get(VERSION_KEY, b"").decode()
+
+    def metadata(self, name: str) -> dict[bytes, bytes]:
+        """What is said of a Parquet file's rows as a whole."""
         with storage_errors(self.uri(name)), open_file(self.fs, self._path(name)) as stream:
-            return version_of(pq.ParquetFile(stream).schema_arrow)
+            return dict(pq.ParquetFile(stream).schema_arrow.metadata or {})
 
     def _delete_file(self, name: str) -> None:
         with storage_errors(self.uri(name)):

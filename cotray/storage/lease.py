@@ -12,7 +12,6 @@ storage they are not; there the owner reads its lease back.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import json
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+from filelock import FileLock, Timeout
 
 from cotray.errors import DataError, StageError, StageInUse
 from cotray.storage.filesystems import (
@@ -41,6 +41,8 @@ from cotray.storage.filesystems import (
 
 BEAT_S = 10.0
 TTL_S = 60.0
+LOCK_S = 30.0
+"""How long a change of the file may be kept waiting by another, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -203,14 +205,22 @@ class _LocalLeaseFile(_LeaseFile):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        folder = os.path.dirname(self.path)
+        lock = FileLock(os.path.join(folder, "lock"), timeout=LOCK_S)
         with storage_errors(self.uri):
-            os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            handle = os.open(os.path.join(os.path.dirname(self.path), "lock"), os.O_RDWR | os.O_CREAT, 0o644)
+            os.makedirs(folder, exist_ok=True)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise DataError(
+                    f"{self.uri}: another process has held {lock.lock_file} for {LOCK_S:.0f} s, and needs it "
+                    "for a moment: it is stopped (Ctrl-Z?), or its disk hangs. "
+                    f"`fuser {lock.lock_file}` names it; continue it (`kill -CONT`) or end it, then repeat"
+                ) from None
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(handle)
+            lock.release()
 
 
 class _S3LeaseFile(_LeaseFile):

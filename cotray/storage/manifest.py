@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
+from cotray.config.references import recorded
 from cotray.errors import StageError
 
 FORMAT = 3
@@ -97,7 +98,7 @@ State = TypeVar("State", Manifest, Started)
 
 
 def dumped(state: Manifest | Started) -> bytes:
-    return json.dumps(asdict(state), indent=1, sort_keys=True).encode()
+    return json.dumps(recorded(asdict(state)), indent=1, sort_keys=True).encode()
 
 
 def parsed(kind: type[State], data: bytes, *, where: str) -> State:
@@ -130,7 +131,7 @@ def parsed(kind: type[State], data: bytes, *, where: str) -> State:
 
 def fingerprint(*parts: Any) -> str:
     """A short stable hash of JSON-like values."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps(recorded(parts), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -152,8 +153,8 @@ def changes(old: Manifest | Started, settings: dict[str, Any], input: str | None
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As they come back from a file: tuples are lists there."""
-    return json.loads(json.dumps(settings))
+    """As they come back from a file: tuples are lists there, and secrets are references."""
+    return json.loads(json.dumps(recorded(settings)))
 
 
 def installed_versions(names: Sequence[str] = RECORDED) -> dict[str, str]:

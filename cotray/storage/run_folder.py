@@ -45,13 +45,13 @@ VERB_OF = {
     "rationales": "generate",
     "assessments": "assess",
     "mle_student": "train",
-    "samples": "train",
-    "student": "train",
+    **dict.fromkeys(("samples", "conseq_examples", "examples", "student"), "train"),
     "answers": "score",
+    "simulator_examples": "score",
     "simulator": "score",
     "simulations": "score",
 }
-"""Which verb makes a stage."""
+"""Which verb makes a stage of a run."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ class RunFolder(Folder):
         self._began: dict[str, float] = {}
         """When stages were begun through this object, in seconds since the epoch."""
 
-    def read_records(self, stage: str, record: type[R]) -> Iterator[R]:
+    def read_records(self, stage: str, record: type[R], columns: Sequence[str] = ()) -> Iterator[R]:
         """All records of a stage's Parquet files, file by file in name order.
 
-        StageError where a file's rows are of another version than the stage.
+        `columns`: those that are read; () = all. StageError where a file's rows are of another version.
         """
         state = self.manifest(stage) or self.started(stage)
         version = state.version if state is not None else None
@@ -89,7 +89,8 @@ class RunFolder(Folder):
             with storage_errors(self.uri(name)), open_file(self.fs, path) as stream:
                 file = pq.ParquetFile(stream)
                 self.check_version(name, file, version)
-                for batch in file.iter_batches():
+                there = [name for name in columns if name in file.schema_arrow.names]
+                for batch in file.iter_batches(columns=there or None):
                     for row in batch.to_pylist():
                         yield record.from_row(row)
 
@@ -123,16 +124,16 @@ class RunFolder(Folder):
         """
         manifest = self.manifest(stage)
         if manifest is None:
-            raise DataError(f"{self.uri(stage)}: not finished; run `python -m jobs.{verb}` first")
+            raise DataError(f"{self.uri(stage)}: not finished; run `cotray {verb}` first")
         if settings is not None and (found := changes(manifest, settings, input)):
             raise StageError(
                 f"{self.uri(stage)} was made under another configuration ({'; '.join(found)}). "
-                f"Run `python -m jobs.{verb} --overwrite` first, or set run_dir to a new folder"
+                f"Run `cotray {verb} --overwrite` first, or set run_dir to a new folder"
             )
         if damage := self.damage(stage, manifest):
             raise DataError(
                 f"{self.uri(stage)}: {'; '.join(damage[:3])}{'; ...' if len(damage) > 3 else ''}. "
-                f"Run `python -m jobs.{verb}` to make it again"
+                f"Run `cotray {verb}` to make it again"
             )
         return manifest
 

@@ -21,15 +21,11 @@ def verify(config: RunConfig) -> str:
                 manifest, problems = None, [str(problem)]
             if problems:
                 num_bad += 1
-                lines.append(
-                    f"{folder.uri(stage)}: {'; '.join(problems)}. `python -m jobs.{verb}` repairs it"
-                )
+                lines.append(f"{folder.uri(stage)}: {'; '.join(problems)}. `cotray {verb}` repairs it")
             elif manifest is not None:
                 lines.append(f"{folder.uri(stage)}: {_whole(manifest)}")
     if not lines:
-        raise DataError(
-            f"{config.run_dir}: no finished stage; run `python -m jobs.run` or a single verb first"
-        )
+        raise DataError(f"{config.run_dir}: no finished stage; run `cotray run` or a single verb first")
     if num_bad:
         raise StageError("\n".join([f"{num_bad} stages are damaged", *lines]))
     return "\n".join(lines)

@@ -6,6 +6,7 @@ B: pairs  V: vocabulary
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +14,7 @@ import torch
 
 from cotray.models.token_draws import draw
 
-StopReason = Literal["", "greedy_stop", "contrast_stop", "eos", "length"]
+StopReason = Literal["", "greedy_stop", "contrast_stop", "eos", "text", "length"]
 
 
 def contrastive_scores(
@@ -151,7 +152,20 @@ class StopTokens:
 
     eos: frozenset[int]
     text_before_break: dict[int, str]
-    """Of every token with a line break, the text in front of it; it still belongs to the rationale."""
+    """Of every token with a line break, the text in front of it; it still belongs to the rationale. Empty
+    where line breaks end nothing."""
+    text: str = ""
+    """A text that ends a rationale once it is written, over however many tokens."""
+    decode: Callable[[list[int]], str] | None = None
+    """Of the tokenizer, where there is such a text."""
+
+    def has_text(self, tokens: Sequence[int]) -> bool:
+        """Whether the last token completes the text; the text is then cut off the rationale."""
+        if not self.text or self.decode is None:
+            return False
+        # A token has at least a byte of it, and may begin before it.
+        last = list(tokens[-len(self.text.encode()) - 1 :])
+        return self.text in self.decode(last)
 
     def is_stop(self, token: int) -> bool:
         return token in self.eos or token in self.text_before_break

@@ -267,7 +267,9 @@ class Lockstep:
                 decoded.scores.append(
                     TokenScores(greedy, grounded, contrast, greedy_grounded, greedy_contrast)
                 )
-            if pair.num_left == 0:
+            if self.stops.has_text(decoded.tokens):
+                decoded.stop_reason = "text"
+            elif pair.num_left == 0:
                 decoded.stop_reason = "length"
         if decoded.stop_reason:
             self._release(pair, finished={row.row_id for row in rows if row.is_finished})

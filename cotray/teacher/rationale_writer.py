@@ -12,6 +12,7 @@ from cotray.teacher.contrastive import StopTokens, TokenScores
 
 if TYPE_CHECKING:
     from cotray.config import TeacherConfig
+    from cotray.config.teacher import DecodingConfig
 
 SMALL_TEACHER_PARAMETERS = 1e9
 PLAUSIBILITY_OF_SMALL_TEACHERS = 0.1
@@ -40,6 +41,7 @@ class RationaleWriter:
     method: str
     name: str
     record_scores: bool
+    stop_text: str = ""
 
     def write_all(self, requests: Sequence[TeacherRequest], draws: Sequence[Decoded]) -> list[Rationale]:
         """One record per draw; every request has equally many, next to each other."""
@@ -51,6 +53,8 @@ class RationaleWriter:
 
     def write(self, request: TeacherRequest, decoded: Decoded, *, sample: int = 0) -> Rationale:
         text = str(self.tokenizer.decode(decoded.tokens, skip_special_tokens=True)) + decoded.last_text
+        if decoded.stop_reason == "text":
+            text = text.partition(self.stop_text)[0]
         text = text.strip()
         if decoded.error:
             # What was decoded before the failure stays out: nobody should train on half a sentence.
@@ -89,12 +93,15 @@ def sample_seeds(seed: int, requests: Sequence[TeacherRequest], num_draws: int) 
     ]
 
 
-def stop_tokens(tokenizer: Any) -> StopTokens:
-    """Every token of the vocabulary whose decoded text has a line break, and the end-of-sequence token."""
+def stop_tokens(tokenizer: Any, ends: frozenset[int], decoding: DecodingConfig) -> StopTokens:
+    """What ends a rationale under `decoding.stop`: the ends of a text and, of its lines, every token of the
+    vocabulary whose decoded text has a line break."""
+    if decoding.stop != "line":
+        return StopTokens(ends, {}, decoding.stop_text, tokenizer.decode)
     ids = list(range(len(tokenizer)))
     texts = tokenizer.batch_decode([[token] for token in ids])
     breaks = {token: text.split("\n")[0] for token, text in zip(ids, texts, strict=True) if "\n" in text}
-    return StopTokens(frozenset({tokenizer.eos_token_id} - {None}), breaks)
+    return StopTokens(ends, breaks)
 
 
 def plausibility_of(config: TeacherConfig, num_parameters: float) -> float:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cotray.config import TeacherConfig
+from cotray.errors import ConfigError
+from cotray.prompts.teacher import Demonstrations
 from cotray.records import QAPair, Rationale, TeacherRequest
 
 
@@ -24,22 +26,26 @@ class Teacher(Protocol):
         ...
 
 
-def build_teacher(config: TeacherConfig, *, method: str, seed: int = 0) -> Teacher:
+def build_teacher(
+    config: TeacherConfig, *, method: str, seed: int = 0, own: Demonstrations | None = None
+) -> Teacher:
     """Load the configured engine. `method` is greedy, contrast-... or human, without "+counterfactual";
-    `seed` is for sampling."""
+    `seed` is for sampling, and `own` are the user's demonstrations."""
     if method == "human":
         from cotray.teacher.human_teacher import HumanTeacher
 
         return HumanTeacher()
     match config.engine:
         case "transformers":
-            from cotray.teacher.transformers_teacher import TransformersTeacher
+            from cotray.teacher.encoder_decoder_teacher import transformers_teacher
 
-            return TransformersTeacher(config, method=method, seed=seed)
+            return transformers_teacher(config, method=method, seed=seed, own=own)
         case "vllm":
             from cotray.teacher.vllm_teacher import VllmTeacher
 
-            return VllmTeacher(config, method=method, seed=seed)
+            return VllmTeacher(config, method=method, seed=seed, own=own)
+        case "openai":
+            raise ConfigError("teacher.engine=openai: a model behind an API cannot be loaded, only asked")
         case "fake":
             from cotray.teacher.fake_teacher import FakeTeacher
 

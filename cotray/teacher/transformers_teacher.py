@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cotray.errors import ConfigError
 from cotray.models.loading import load_for_inference
 from cotray.models.token_draws import uniforms
-from cotray.prompts.teacher import render_choices, render_request
+from cotray.models.tokenizers import with_own_end
+from cotray.prompts.teacher import Demonstrations
+from cotray.prompts.teacher_prompts import TeacherPrompts
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs
 from cotray.teacher.rationale_writer import (
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Pair:
+class Pair:
     """One draw being decoded; `lengths` counts the own (not shared) tokens of each branch."""
 
     index: int
@@ -57,30 +59,37 @@ class TransformersTeacher:
         *,
         method: str,
         seed: int = 0,
+        own: Demonstrations | None = None,
         loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
     ) -> None:
-        """`loaded`: a model and its tokenizer that are in memory already, in place of `config.model`."""
+        """`own`: the user's demonstrations. `loaded`: a model and its tokenizer that are in memory already,
+        in place of `config.model`."""
         self.config = config
         self.seed = seed
         if loaded is None:
             loaded = load_for_inference(config.model, revision=config.revision, dtype=config.dtype)
-        model, self.tokenizer = loaded
-        if model.config.is_encoder_decoder:
-            raise ConfigError(
-                f"teacher.model '{config.model}': engine transformers needs a decoder-only model"
-            )
-        self.model = model
-        self.stops = stop_tokens(self.tokenizer)
+        self.model, self.tokenizer = loaded
+        model = self.model
+        self.prompts = TeacherPrompts(config, self.tokenizer, own)
+        ends: Any = model.generation_config.eos_token_id if model.generation_config else None
+        self.stops = stop_tokens(self.tokenizer, with_own_end(self.tokenizer, ends), config.decoding)
+        self.num_tokens = len(self.tokenizer)
         self.num_branches = 1 if method == "greedy" else 2
-        reference = self._plain_logits()
-        # Two at least, which the probe below fills.
-        self.cache = SlotCache(model, num_slots=max(2, config.max_pairs * self.num_branches))
-        self._require_same(reference)
+        self._make_place()
         decoding = config.decoding
         self.decoding = Decoding(
             plausibility_of(config, model.num_parameters()), decoding.temperature, decoding.temperature_on
         )
-        self.writer = RationaleWriter(self.tokenizer, method, config.model, config.record_scores)
+        self.writer = RationaleWriter(
+            self.tokenizer, method, config.model, config.record_scores, config.decoding.stop_text
+        )
+
+    def _make_place(self) -> None:
+        """Raises ConfigError where the model's attention cannot be batched in slots."""
+        reference = self._plain_logits()
+        # Two at least, which the probe fills.
+        self.cache = SlotCache(self.model, num_slots=max(2, self.config.max_pairs * self.num_branches))
+        self._require_same(reference)
 
     def generate(
         self,
@@ -107,10 +116,10 @@ class TransformersTeacher:
         num_draws = self.config.decoding.num_draws
         weights = weights or [self.config.decoding.weight] * len(requests)
         seeds = sample_seeds(self.seed, requests, num_draws)
-        groups: dict[tuple[int, ...], list[_Pair]] = defaultdict(list)
+        groups: dict[tuple[int, ...], list[Pair]] = defaultdict(list)
         results: dict[int, Decoded] = {}
         for number, request in enumerate(requests):
-            prompt = render_request(request, num_demonstrations=self.config.num_demonstrations)
+            prompt = self.prompts.render(request)
             texts = [prompt.grounded, prompt.contrast][: self.num_branches]
             branches = [self._ids(text) for text in texts]
             too_long = self._too_long(branches)
@@ -118,7 +127,7 @@ class TransformersTeacher:
                 if too_long:
                     results[index] = Decoded(error=too_long)
                     continue
-                pair = _Pair(index, list(branches), weights[number], seeds[index])
+                pair = Pair(index, list(branches), weights[number], seeds[index])
                 groups[tuple(self._ids(prompt.shared))].append(pair)
         for shared_ids, pairs in groups.items():
             for pair in self._decode(shared_ids, pairs):
@@ -128,7 +137,7 @@ class TransformersTeacher:
 
     def choice_logprobs(self, pair: QAPair) -> list[float]:
         """log p(choice | question) of every choice: what `hardest` ranks wrong answers by."""
-        stem, choices = render_choices(pair, num_demonstrations=self.config.num_demonstrations)
+        stem, choices = self.prompts.choices(pair)
         rows = [self._ids(stem + choice) for choice in choices]
         stem_ids = self._ids(stem)
         start = min(num_common(stem_ids, row) for row in rows)
@@ -144,7 +153,7 @@ class TransformersTeacher:
             scores.append(logp_KV.gather(-1, target_K1).sum().item())
         return scores
 
-    def _decode(self, shared_ids: Sequence[int], pairs: list[_Pair]) -> Iterable[_Pair]:
+    def _decode(self, shared_ids: Sequence[int], pairs: list[Pair]) -> Iterable[Pair]:
         """Decode all pairs that start with `shared_ids`; yields each as it finishes."""
         num_shared = min([len(shared_ids), *(len(b) - 1 for p in pairs for b in p.branches)])
         num_shared = min([num_shared, *(num_common(shared_ids, b) for p in pairs for b in p.branches)])
@@ -153,7 +162,7 @@ class TransformersTeacher:
         max_own = max(len(b) for p in pairs for b in p.branches) + self.config.decoding.max_new_tokens
         self.cache.reserve(max_own)
         self.cache.forward_prefix(list(shared_ids[:num_shared]))
-        waiting, active = deque(pairs), list[_Pair]()
+        waiting, active = deque(pairs), list[Pair]()
         max_pairs = self.config.max_pairs
         while waiting or active:
             num_free = max_pairs - len(active)
@@ -166,7 +175,7 @@ class TransformersTeacher:
                 self._append(active, self._step(active))
             yield from self._retire(active)
 
-    def _prefill(self, pairs: list[_Pair], *, first_slot: int) -> torch.Tensor:
+    def _prefill(self, pairs: list[Pair], *, first_slot: int) -> torch.Tensor:
         """Fill the slots of new pairs; returns the logits `(rows, V)` after each branch's prompt."""
         num_rows = len(pairs) * self.num_branches
         slots = list(range(first_slot, first_slot + num_rows))
@@ -180,7 +189,7 @@ class TransformersTeacher:
             pair.lengths = [len(branch) for branch in pair.branches]
         return self.cache.forward(rows, slots, lengths)[:, -1]
 
-    def _prefill_questions(self, pairs: list[_Pair], commons: list[int], slots: list[int]) -> None:
+    def _prefill_questions(self, pairs: list[Pair], commons: list[int], slots: list[int]) -> None:
         """What both branches share: computed in the grounded row, copied to the contrast row."""
         shared = [(p.branches[0][:c], slot) for p, c, slot in zip(pairs, commons, slots, strict=True) if c]
         if shared:
@@ -188,7 +197,7 @@ class TransformersTeacher:
             self.cache.forward(rows, sources, [0] * len(rows))
             self.cache.copy(sources, [slot + 1 for slot in sources], max(commons))
 
-    def _step(self, active: list[_Pair]) -> torch.Tensor:
+    def _step(self, active: list[Pair]) -> torch.Tensor:
         rows = [[pair.decoded.tokens[-1]] for pair in active for _ in range(self.num_branches)]
         lengths = [length for pair in active for length in pair.lengths]
         logits_BV = self.cache.forward(rows, list(range(len(rows))), lengths)[:, -1]
@@ -196,8 +205,10 @@ class TransformersTeacher:
             pair.lengths = [length + 1 for length in pair.lengths]
         return logits_BV
 
-    def _append(self, pairs: list[_Pair], logits_BV: torch.Tensor) -> None:
+    def _append(self, pairs: list[Pair], logits_BV: torch.Tensor) -> None:
         """Choose every pair's next token, or mark the pair as stopped."""
+        # A model may have more places than its tokenizer has tokens; what is there was never trained.
+        logits_BV = logits_BV[:, : self.num_tokens]
         grounded_BV = logits_BV[:: self.num_branches]
         contrast_BV = logits_BV[1::2] if self.num_branches == 2 else None
         device = logits_BV.device
@@ -232,10 +243,12 @@ class TransformersTeacher:
         decoded.tokens.append(chosen)
         if logprobs:
             decoded.scores.append(TokenScores(greedy, *logprobs))
-        if len(decoded.tokens) == self.config.decoding.max_new_tokens:
+        if self.stops.has_text(decoded.tokens):
+            decoded.stop_reason = "text"
+        elif len(decoded.tokens) == self.config.decoding.max_new_tokens:
             decoded.stop_reason = "length"
 
-    def _retire(self, active: list[_Pair]) -> Iterable[_Pair]:
+    def _retire(self, active: list[Pair]) -> Iterable[Pair]:
         """Take finished pairs out; the last active pair moves into each gap, so slots stay a run."""
         position = 0
         while position < len(active):
@@ -251,7 +264,7 @@ class TransformersTeacher:
                 active[position] = last
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text).input_ids
+        return self.prompts.ids(text)
 
     def _too_long(self, branches: list[list[int]]) -> str:
         limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
@@ -278,7 +291,7 @@ class TransformersTeacher:
             self.cache.forward([ids[8:15], ids[8:12]], [0, 1], [0, 0])
             logits_RV = self.cache.forward([ids[15:], ids[12:]], [0, 1], [7, 4])[:, -1].float()
             error = (logits_RV - reference_V).abs().max().item() / reference_V.abs().max().item()
-        except (TypeError, AttributeError, RuntimeError, KeyError, ValueError) as problem:
+        except (TypeError, AttributeError, RuntimeError, LookupError, ValueError) as problem:
             raise self._unsupported(f"{type(problem).__name__}: {problem}") from problem
         if not error < (1e-3 if self.model.dtype == torch.float32 else 0.1):
             raise self._unsupported(f"logits differ by {error:.1%} from the model's own")
@@ -286,5 +299,6 @@ class TransformersTeacher:
     def _unsupported(self, detail: str) -> ConfigError:
         return ConfigError(
             f"teacher.model '{self.config.model}' ({self.model.config.model_type}): its attention cannot be "
-            f"batched in slots ({detail}); choose one with standard attention (Llama, Qwen, GPT-NeoX, OPT)"
+            f"batched in slots ({detail}). teacher.engine=vllm may serve it; else choose one with standard "
+            "attention (docs/reference/models.md)"
         )

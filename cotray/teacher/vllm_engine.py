@@ -31,7 +31,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from cotray.config import TeacherConfig
+from cotray.config.references import hidden
 from cotray.errors import ConfigError, EngineDied
+from cotray.inference.engine_arguments import typed
 from cotray.models.loading import device_and_dtype
 from cotray.models.locations import model_path
 from cotray.teacher.contrastive import Decoding, StopTokens
@@ -62,9 +64,16 @@ class VllmEngine:
     """One vLLM engine as `Lockstep` sees it: rows in, emissions of one step out."""
 
     def __init__(
-        self, config: TeacherConfig, *, stops: StopTokens, decoding: Decoding, has_contrast: bool
+        self,
+        config: TeacherConfig,
+        *,
+        stops: StopTokens,
+        num_tokens: int,
+        decoding: Decoding,
+        has_contrast: bool,
     ) -> None:
-        if not stops.eos or not stops.text_before_break:
+        """`num_tokens`: of the tokenizer; a model may have more places, which are never chosen."""
+        if not stops.eos or (config.decoding.stop == "line" and not stops.text_before_break):
             raise ConfigError(
                 f"teacher.model '{config.model}': engine vllm needs a tokenizer with an end-of-sequence "
                 "token and a token for the line break"
@@ -79,11 +88,13 @@ class VllmEngine:
             decoding=decoding,
             is_sampling=config.decoding.num_samples > 0,
             record_scores=config.record_scores,
+            num_tokens=num_tokens,
         )
         self._engine = _start_engine(config, settings)
         self._is_closed = threading.Event()
         threading.Thread(target=self._watch, name="cotray-vllm-watch", daemon=True).start()
         vllm_config = self._engine.vllm_config
+        self._is_processed |= vllm_config.model_config.get_vocab_size() > num_tokens
         self.limits = Limits(
             max_rows=vllm_config.scheduler_config.max_num_seqs,
             max_tokens_per_step=vllm_config.scheduler_config.max_num_batched_tokens,
@@ -219,10 +230,11 @@ def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngin
         # compiling takes a minute for 7 %.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         arguments |= {"block_size": 32, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
+    arguments |= typed(config.engine_args, EngineArgs, key="teacher.engine_args")
     try:
-        return LLMEngine.from_engine_args(EngineArgs(**(arguments | config.engine_args)))
+        return LLMEngine.from_engine_args(EngineArgs(**arguments))
     except (ValueError, TypeError, RuntimeError, OSError) as problem:
-        reason = " ".join(str(problem).split())[:400]
+        reason = " ".join(hidden(str(problem)).split())[:400]
         raise ConfigError(f"teacher.model '{config.model}': vLLM does not start ({reason})") from problem
 
 

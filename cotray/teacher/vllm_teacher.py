@@ -14,7 +14,9 @@ from queue import Empty, SimpleQueue
 from cotray.config import TeacherConfig
 from cotray.errors import EngineDied
 from cotray.models.loading import count_parameters, load_tokenizer
-from cotray.prompts.teacher import render_choices, render_request
+from cotray.models.tokenizers import end_ids
+from cotray.prompts.teacher import Demonstrations
+from cotray.prompts.teacher_prompts import TeacherPrompts
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.contrastive import Decoding
 from cotray.teacher.lockstep import Lockstep, Pair
@@ -36,19 +38,29 @@ class VllmTeacher:
     After `EngineDied` it serves nobody any more: its process should exit.
     """
 
-    def __init__(self, config: TeacherConfig, *, method: str, seed: int = 0) -> None:
+    def __init__(
+        self, config: TeacherConfig, *, method: str, seed: int = 0, own: Demonstrations | None = None
+    ) -> None:
         self.config = config
         self.seed = seed
         self.num_branches = 1 if method == "greedy" else 2
         self.tokenizer = load_tokenizer(config.model, revision=config.revision)
-        self.writer = RationaleWriter(self.tokenizer, method, config.model, config.record_scores)
+        self.prompts = TeacherPrompts(config, self.tokenizer, own)
+        self.writer = RationaleWriter(
+            self.tokenizer, method, config.model, config.record_scores, config.decoding.stop_text
+        )
         decoding = config.decoding
         num_parameters = count_parameters(config.model, revision=config.revision)
         self.plausibility = plausibility_of(config, num_parameters)
-        stops = stop_tokens(self.tokenizer)
+        stops = stop_tokens(
+            self.tokenizer,
+            end_ids(self.tokenizer, config.model, revision=config.revision),
+            config.decoding,
+        )
         self.engine = VllmEngine(
             config,
             stops=stops,
+            num_tokens=len(self.tokenizer),
             decoding=Decoding(self.plausibility, decoding.temperature, decoding.temperature_on),
             has_contrast=self.num_branches == 2,
         )
@@ -85,9 +97,9 @@ class VllmTeacher:
         seeds = sample_seeds(self.seed, requests, num_draws)
         futures: list[Future[Pair]] = []
         for number, request in enumerate(requests):
-            prompt = render_request(request, num_demonstrations=self.config.num_demonstrations)
+            prompt = self.prompts.render(request)
             texts = [prompt.grounded, prompt.contrast][: self.num_branches]
-            branches = [self.tokenizer(text).input_ids for text in texts]
+            branches = [self.prompts.ids(text) for text in texts]
             for sample in range(num_draws):
                 pair = Pair(
                     branches,
@@ -102,9 +114,9 @@ class VllmTeacher:
 
     def choice_logprobs(self, pair: QAPair) -> list[float]:
         """log p(choice | question) of every choice: what `hardest` ranks wrong answers by."""
-        stem, choices = render_choices(pair, num_demonstrations=self.config.num_demonstrations)
-        rows = [self.tokenizer(stem + choice).input_ids for choice in choices]
-        stem_ids = self.tokenizer(stem).input_ids
+        stem, choices = self.prompts.choices(pair)
+        rows = [self.prompts.ids(stem + choice) for choice in choices]
+        stem_ids = self.prompts.ids(stem)
         start = min(num_common(stem_ids, row) for row in rows)
         result: Future[list[float]] = Future()
 

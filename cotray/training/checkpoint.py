@@ -1,4 +1,4 @@
-"""The state of a training run, on disk: sharded checkpoints to resume from, and the final export.
+"""The state of a training run, on disk: sharded checkpoints to resume from.
 
 A checkpoint is a folder: `progress.json` of rank 0 beside the tensors in torch.distributed.checkpoint
 format, of which each worker writes its own shards; another number of workers can read it. When the
@@ -21,14 +21,20 @@ from torch.distributed.tensor import DTensor
 from cotray.training.fsdp import rank_and_world
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass
 class Progress:
-    """How far training has come; `history` has one flat row of metrics per finished epoch."""
+    """How far training has come; `history` has one flat row of metrics per finished epoch.
+
+    `sums` are of the metrics of the unfinished epoch's `num_summed` steps, `first_loss` is that of step 1.
+    """
 
     step: int = 0
+    first_loss: float | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+    num_summed: int = 0
     best_dev_loss: float | None = None
     num_epochs_without_improvement: int = 0
     has_stopped: bool = False
@@ -49,7 +55,7 @@ class TrainState:
 
 
 def keep_as_best(state: TrainState) -> None:
-    state.best = {name: tensor.detach().cpu().clone() for name, tensor in _weights(state.model).items()}
+    state.best = {name: tensor.detach().cpu().clone() for name, tensor in _changing(state.model).items()}
 
 
 def restore_best(state: TrainState) -> None:
@@ -57,7 +63,7 @@ def restore_best(state: TrainState) -> None:
     if state.best is None:
         return
     with torch.no_grad():
-        for name, tensor in _weights(state.model).items():
+        for name, tensor in _changing(state.model).items():
             _local(tensor).copy_(_local(state.best[name]))
 
 
@@ -78,35 +84,33 @@ def load(state: TrainState, folder: str | Path) -> None:
     state.progress = Progress(**values)
 
 
-def export(state: TrainState, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write the best weights in Hugging Face format from rank 0; every worker must call this.
-
-    Leaves the best weights in the model. Rank 0 holds one whole copy of them in host memory.
-    """
-    restore_best(state)
-    rank, _ = rank_and_world()
-    whole = {}
-    for name, tensor in _weights(state.model).items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if rank == 0:
-            whole[name] = full.detach().cpu()
-    if rank == 0:
-        state.model.save_pretrained(folder, state_dict=whole)
-        tokenizer.save_pretrained(folder)
-
-
-def _weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers by name; tied weights appear once, under their first name."""
     seen: dict[int, str] = {}
     tensors = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in tensors.items() if seen.setdefault(id(tensor), name) == name}
 
 
+def learned(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name: all, or an adapter's."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _changing(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a checkpoint must have: the frozen weights are in the files of the model."""
+    return {
+        name: tensor
+        for name, tensor in weights(model).items()
+        if tensor.requires_grad or not isinstance(tensor, torch.nn.Parameter)
+    }
+
+
 def _tensors(state: TrainState) -> dict[str, Any]:
-    parameters = state.model.named_parameters()
     tensors: dict[str, Any] = {
-        "model": {name: tensor.detach() for name, tensor in _weights(state.model).items()},
-        "optimizer": {name: _moments(state.optimizer, parameter) for name, parameter in parameters},
+        "model": {name: tensor.detach() for name, tensor in _changing(state.model).items()},
+        "optimizer": {
+            name: _moments(state.optimizer, parameter) for name, parameter in learned(state.model).items()
+        },
     }
     return tensors if state.best is None else {**tensors, "best": state.best}
 

@@ -1,4 +1,4 @@
-"""ConSeq: a student learns its best rationales and unlearns the worst that it writes itself.
+"""ConSeq: which rationales a student learns, and which of those that it writes itself it unlearns.
 
 Of the questions whose teacher rationale scores among the highest and whose worst sample of the student's own
 scores among the lowest, the one becomes likelier and the other unlikelier, on the tokens of the rationale.
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from cotray.config.assessing import Score
-from cotray.prompts.student import rationale_span
-from cotray.records import Assessment, Kind, TrainExample
-from cotray.training.batches import StepExamples, Stream, place
+from cotray.records import Assessment
 
 
 def select(
@@ -82,48 +80,3 @@ def _by_question(rows: Sequence[Assessment], score: Score) -> dict[str, list[tup
         if (value := getattr(row, score)) is not None:
             scored[row.id].append((float(value), row))
     return scored
-
-
-def rationale_only(example: TrainExample) -> TrainExample:
-    """The same text with a loss on its rationale alone."""
-    start, stop = rationale_span(example)
-    return replace(example, supervise_from=start, supervise_to=stop)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """What is to become likelier and what unlikelier, of one question."""
-
-    id: str
-    kind: Kind
-    chosen: TrainExample
-    rejected: TrainExample
-
-
-class ConSeqBatches:
-    """Pairs of a chosen and a rejected rationale, and counterfactual examples as in `StudentBatches`."""
-
-    def __init__(
-        self,
-        contrasts: Sequence[Contrast],
-        counterfactual: Sequence[TrainExample],
-        *,
-        batch_size: int,
-        seed: int,
-    ):
-        self.batch_size = batch_size
-        self.contrasts = Stream(contrasts, seed=seed, name="contrasts")
-        self.counterfactual = Stream(counterfactual, seed=seed, name="counterfactual")
-
-    @property
-    def num_steps_per_epoch(self) -> int:
-        return -(-len(self.contrasts.items) // self.batch_size)
-
-    def __call__(self, step: int) -> StepExamples:
-        start, count = place(step, self.batch_size, len(self.contrasts.items))
-        pairs = self.contrasts.take(start, count)
-        return StepExamples(
-            [rationale_only(pair.chosen) for pair in pairs],
-            self.counterfactual.take(start, count) if self.counterfactual.items else (),
-            [rationale_only(pair.rejected) for pair in pairs],
-        )

@@ -1,99 +1,141 @@
-"""What a student learns from: rationales as examples, with those that are too long kept apart."""
+"""What a model learns from, as token ids in Arrow's memory: a file of any size that is mapped, not read.
+
+An example is looked up by its number, and only its own tokens are touched. Numbers of one split and kind come
+sorted by id, so that neither the order of the input nor its shards matter, and kinds that belong together
+(such as a question with and without its rationale) have the same place in each other's lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 
-from cotray.config import ModelConfig, RunConfig
-from cotray.prompts.student import student_example
-from cotray.records import Rationale, TrainExample
-from cotray.seeds import seeded
-from cotray.storage.run_folder import DeadLetter
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.models.sequences import Encoded, encode_all
+from cotray.records import TrainExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WeightOf = Callable[[Rationale], float]
-"""What a rationale's loss is multiplied by; 0 leaves it out."""
-
-
-class Renderer:
-    """Renders rationales for one student; `too_long` collects what exceeds training.max_length."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.training = config.student.training
-        self.seed = self.training.seed_or(config.seed)
-        self.tokenizer, self.is_encoder_decoder = load_tokenizer_of(config.student)
-        self.too_long: list[TrainExample] = []
-
-    def __call__(self, rows: Iterable[Rationale], weight_of: WeightOf) -> list[TrainExample]:
-        """One example per row that has a weight and fits."""
-        from cotray.training.batches import split_by_length
-
-        rendered = [
-            replace(
-                student_example(
-                    row,
-                    tags=self.training.tags,
-                    seed=self.seed,
-                    is_encoder_decoder=self.is_encoder_decoder,
-                ),
-                weight=weight_of(row),
-            )
-            for row in rows
-            if weight_of(row) > 0
-        ]
-        kept, too_long = split_by_length(
-            rendered,
-            self.tokenizer,
-            is_encoder_decoder=self.is_encoder_decoder,
-            max_length=self.training.max_length,
-        )
-        self.too_long.extend(too_long)
-        return kept
-
-
-def with_shuffled_rationales(rows: Sequence[Rationale], *, seed: int) -> list[Rationale]:
-    """Each row with the rationale of another one of its split and kind; their order does not matter."""
-    groups: dict[tuple[str, str], list[Rationale]] = {}
-    for row in sorted(rows, key=_key):
-        groups.setdefault((row.split, row.kind), []).append(row)
-    shuffled = []
-    for name, group in groups.items():
-        order = seeded(seed, *name, "shuffled rationales").sample(range(len(group)), len(group))
-        # A step along one circle through all: where there are two or more, nobody keeps its own.
-        for place, position in enumerate(order):
-            other = group[order[place - 1]]
-            shuffled.append(replace(group[position], rationale=other.rationale))
-    return shuffled
-
-
-def weight_lookup(rows: Sequence[Rationale], weights: Sequence[float] | None) -> WeightOf:
-    """The weight of each row; None = all 1."""
-    known = dict(zip(map(_key, rows), weights or [1.0] * len(rows), strict=True))
-    return lambda row: known[_key(row)]
-
-
-def too_long_letters(stage: str, examples: Sequence[TrainExample]) -> list[DeadLetter]:
-    return [
-        DeadLetter(stage, e.id, f"longer than training.max_length ({e.kind})", e.source + e.target)
-        for e in examples
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("split", pa.string()),
+        ("weight", pa.float64()),
+        ("source", pa.list_(pa.int32())),
+        ("target", pa.list_(pa.int32())),
+        ("is_supervised", pa.list_(pa.bool_())),
     ]
+)
+"""Of examples as token ids; the fields are those of `Encoded`."""
+
+NumbersOf = Mapping[str, "np.ndarray"]
+"""From "split-kind" to the numbers of its examples, sorted by id."""
 
 
-def load_tokenizer_of(model: ModelConfig) -> tuple[PreTrainedTokenizerBase, bool]:
-    """The model's tokenizer, and whether it is an encoder-decoder; loads no weights."""
-    from transformers import AutoConfig
+def encoded_batch(
+    examples: Sequence[TrainExample], encoded: Sequence[Encoded], schema: pa.Schema = SCHEMA
+) -> pa.RecordBatch:
+    """Examples beside their token ids as one batch of rows."""
+    columns = {
+        "id": [e.id for e in examples],
+        "kind": [e.kind for e in examples],
+        "split": [e.split for e in examples],
+        "weight": [e.weight for e in examples],
+        "source": [e.source for e in encoded],
+        "target": [e.target for e in encoded],
+        "is_supervised": [e.is_supervised for e in encoded],
+    }
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
-    from cotray.models.loading import load_tokenizer
-    from cotray.models.locations import model_path
 
-    tokenizer = load_tokenizer(model.model, revision=model.revision)
-    config = AutoConfig.from_pretrained(model_path(model.model), revision=model.revision)
-    return tokenizer, bool(config.is_encoder_decoder)
+class Index(NamedTuple):
+    """Where the examples of each split and kind are, and how long."""
+
+    numbers: NumbersOf
+    lengths: np.ndarray
+    """Tokens of each example, source and target, by number."""
 
 
-def _key(row: Rationale) -> tuple[str, str, int]:
-    return row.kind, row.id, row.sample
+def index_of(batches: Iterable[pa.RecordBatch]) -> Index:
+    table = pa.Table.from_batches(batches, SCHEMA)
+    lengths = sum(
+        np.asarray(pc.list_value_length(table[name]), np.int32)  # type: ignore[attr-defined]
+        for name in ("source", "target")
+    )
+    order = np.asarray(pc.sort_indices(table["id"]))  # type: ignore[attr-defined]
+    group = pc.binary_join_element_wise(table["split"], table["kind"], "-")  # type: ignore[attr-defined]
+    groups = group.combine_chunks().dictionary_encode()
+    codes = np.asarray(groups.indices)[order]
+    numbers = {name: order[codes == code] for code, name in enumerate(groups.dictionary.to_pylist())}
+    return Index(numbers, np.asarray(lengths, np.int32))
+
+
+class Examples:
+    """All examples of a training run, by number."""
+
+    def __init__(self, batches: Sequence[pa.RecordBatch], index: Index | None = None) -> None:
+        self._batches = batches
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        self.index = index or index_of(batches)
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[TrainExample], tokenizer: PreTrainedTokenizerBase, *, is_encoder_decoder: bool
+    ) -> Self:
+        """Of a few, in this process's memory."""
+        encoded = encode_all(examples, tokenizer, is_encoder_decoder=is_encoder_decoder)
+        return cls([encoded_batch(examples, encoded)])
+
+    def _find(self, number: int) -> tuple[pa.RecordBatch, int]:
+        place = int(np.searchsorted(self._starts, number, side="right")) - 1
+        return self._batches[place], int(number - self._starts[place])
+
+    def id_of(self, number: int) -> str:
+        batch, row = self._find(number)
+        return batch["id"][row].as_py()
+
+    def __getitem__(self, number: int) -> Encoded:
+        batch, row = self._find(number)
+        return Encoded(
+            source=tuple(batch["source"][row].values.to_pylist()),
+            target=tuple(batch["target"][row].values.to_pylist()),
+            is_supervised=tuple(batch["is_supervised"][row].values.to_pylist()),
+            weight=batch["weight"][row].as_py(),
+            id=batch["id"][row].as_py(),
+        )
+
+    def rows(self, kind: str, split: str = "train") -> Rows:
+        return Rows(self, self.index.numbers.get(f"{split}-{kind}", np.zeros(0, np.int64)))
+
+
+class Rows(Sequence[Encoded]):
+    """Some of the examples, in the order of `numbers`; each is read when it is asked for."""
+
+    def __init__(self, examples: Examples, numbers: np.ndarray) -> None:
+        self._examples, self.numbers = examples, numbers
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._examples.index.lengths[self.numbers]
+
+    @property
+    def ids(self) -> list[str]:
+        """Without reading any tokens."""
+        return [self._examples.id_of(number) for number in self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, place: slice | np.ndarray) -> Rows: ...
+    def __getitem__(self, place: int | slice | np.ndarray) -> Encoded | Rows:
+        if isinstance(place, slice | np.ndarray):
+            return Rows(self._examples, self.numbers[place])
+        return self._examples[self.numbers[place]]

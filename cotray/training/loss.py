@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from cotray.models.sequences import IGNORED, Batch
+from cotray.training.chunked_loss import chunked_loss_sum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,18 +40,18 @@ def loss_weights(
 
 
 def token_loss_sum(
-    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_B: torch.Tensor | None = None
+    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_BK: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Summed cross entropy of the supervised labels, in float32; 0 with a gradient if there are none."""
     logits, labels = logits_BKV.float().flatten(0, 1), labels_BK.flatten()
-    if weights_B is None:
+    if weights_BK is None:
         return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
     losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-    return (losses.view_as(labels_BK) * weights_B[:, None]).sum()
+    return (losses.view_as(labels_BK) * weights_BK).sum()
 
 
 def unlikelihood_sum(
-    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_B: torch.Tensor | None = None
+    logits_BKV: torch.Tensor, labels_BK: torch.Tensor, weights_BK: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Summed -log(1 - p(label)) of the supervised labels, in float32; 1 - p is at least 1e-20."""
     is_supervised_BK = labels_BK != IGNORED
@@ -59,17 +60,21 @@ def unlikelihood_sum(
     loss_BK = -(1 - logprobs_BK.exp()).clamp(min=1e-20).log()
     # Not a product with the mask: a masked position's loss may be large, and its gradient is none.
     loss_BK = loss_BK.where(is_supervised_BK, 0.0)
-    return (loss_BK if weights_B is None else loss_BK * weights_B[:, None]).sum()
+    return (loss_BK if weights_BK is None else loss_BK * weights_BK).sum()
 
 
-def batch_loss_sum(model: PreTrainedModel, batch: Batch, *, is_rejected: bool = False) -> torch.Tensor:
-    """The summed loss of the model's logits for the batch's label columns."""
-    logits_BKV = model(**batch.inputs, use_cache=False).logits[:, -batch.labels_BK.shape[1] :]
+def batch_loss_sum(
+    model: PreTrainedModel, batch: Batch, *, is_rejected: bool = False, chunk: int = 0
+) -> torch.Tensor:
+    """The summed loss of the model's logits for the label columns, `chunk` tokens at a time (0 = all)."""
     loss_sum = unlikelihood_sum if is_rejected else token_loss_sum
-    return loss_sum(logits_BKV, batch.labels_BK, batch.weights_B)
+    if chunk:
+        return chunked_loss_sum(model, batch, loss_sum, chunk)
+    logits_BKV = model(**batch.inputs, use_cache=False).logits[:, -batch.labels_BK.shape[1] :]
+    return loss_sum(logits_BKV, batch.labels_BK, batch.weights_BK)
 
 
 def num_supervised(batch: Batch) -> float:
     """Supervised tokens, each counted with its row's weight."""
-    num_B = (batch.labels_BK != IGNORED).sum(1)
-    return float((num_B if batch.weights_B is None else num_B * batch.weights_B).sum())
+    weights_BK = 1.0 if batch.weights_BK is None else batch.weights_BK
+    return float(((batch.labels_BK != IGNORED) * weights_BK).sum())

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.distributed.tensor import DTensor
 
 from cotray.errors import StageError
-from cotray.models.sequences import Batch, Encoded, collate, encode
-from cotray.records import TrainExample
+from cotray.models.sequences import Batch, Encoded, collate, pack
 from cotray.seeds import digest
 from cotray.training.batches import StepExamples
-from cotray.training.fsdp import all_sum, begin_backward, rank_and_world, reshard
+from cotray.training.fsdp import Gradients, all_sum, begin_backward, device_of, rank_and_world, reshard
 from cotray.training.loss import batch_loss_sum, loss_weights, num_supervised
+from cotray.training.micro_batches import PASS_TOKENS, micro_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+Batching = Literal["padded", "packed"]
+
+
 @dataclass(frozen=True)
 class MicroBatch:
+    """`num_tokens` are read and learned; the model computes `batch.num_places`, those of the padding too."""
+
     batch: Batch
     num_supervised: float
     num_tokens: int
@@ -43,42 +48,58 @@ class StepLoss:
     counterfactual: float | None
     rejected: float | None
     num_tokens: float
+    num_places: float
+    wish: float
 
 
 @dataclass(frozen=True)
 class Collator:
-    """This worker's micro-batches of a global batch."""
+    """This worker's micro-batches of examples, of which all workers know all."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     micro_batch_size: int
+    micro_batch_tokens: int = 0
+    batching: Batching = "padded"
+    loss_chunk: int = 0
+    """Tokens whose logits are there at once; 0 = those of a pass."""
 
-    def __call__(self, examples: Sequence[TrainExample]) -> list[MicroBatch]:
-        """Rank r takes the rows r::world, longest first, so that little is padded and ranks keep pace."""
+    def __call__(self, examples: Sequence[Encoded]) -> list[MicroBatch]:
+        return list(self.each(examples))
+
+    def each(self, examples: Sequence[Encoded]) -> Iterator[MicroBatch]:
+        """One after the other, so that many examples are never in memory at once."""
         if not examples:
-            return []
-        is_encoder_decoder = self.model.config.is_encoder_decoder
+            return
         rank, world = rank_and_world()
-        own = [
-            encode(example, self.tokenizer, is_encoder_decoder=is_encoder_decoder)
-            for example in examples[rank::world]
-        ]
-        own.sort(key=_num_tokens, reverse=True)
-        num_micro_batches = math.ceil(math.ceil(len(examples) / world) / self.micro_batch_size)
-        starts = range(0, num_micro_batches * self.micro_batch_size, self.micro_batch_size)
-        return [self._collate(own[start : start + self.micro_batch_size]) for start in starts]
+        lengths = getattr(examples, "lengths", None)
+        groups = micro_batches(
+            [e.num_tokens for e in examples] if lengths is None else lengths.tolist(),
+            world=world,
+            max_rows=self.micro_batch_size,
+            max_tokens=self.micro_batch_tokens,
+            pass_tokens=PASS_TOKENS[device_of(self.model).type],
+            is_packed=self.batching == "packed",
+        )
+        for group in groups:
+            yield self._collate([examples[place] for place in group[rank]])
 
     def _collate(self, rows: Sequence[Encoded]) -> MicroBatch:
         config = self.model.config
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         assert isinstance(eos, int) and isinstance(pad, int), (eos, pad)
-        batch = collate(
-            rows or [Encoded((eos,), (eos,), (False,))],
-            pad_token_id=pad,
-            is_encoder_decoder=config.is_encoder_decoder,
-            start_token_id=getattr(config, "decoder_start_token_id", None) or 0,
-        )
-        return MicroBatch(batch, num_supervised(batch), sum(_num_tokens(row) for row in rows))
+        num_tokens = sum(row.num_tokens for row in rows)
+        rows = rows or [Encoded((eos,), (eos,), (False,))]
+        if self.batching == "packed":
+            batch = pack(rows)
+        else:
+            batch = collate(
+                rows,
+                pad_token_id=pad,
+                is_encoder_decoder=config.is_encoder_decoder,
+                start_token_id=getattr(config, "decoder_start_token_id", None) or 0,
+            )
+        return MicroBatch(batch, num_supervised(batch), num_tokens)
 
 
 def train_step(
@@ -88,16 +109,32 @@ def train_step(
     collator: Collator,
     alpha: float,
     clip_norm: float,
+    most_loss: float = math.inf,
+    wish: float = 0.0,
+    gradients: Gradients = "unsharded",
 ) -> dict[str, float]:
-    """Gradients, clipping, update. Raises StageError before the update if anything is not finite."""
+    """Gradients, clipping, update. Raises StageError before the update if anything is not finite, or the loss
+    is above `most_loss`. `wish` comes back as its sum over the workers."""
     started = time.perf_counter()
     optimizer.zero_grad()
-    loss = accumulate_gradients(collator.model, *map(collator, examples), alpha=alpha)
+    loss = accumulate_gradients(
+        collator.model,
+        *map(collator, examples),
+        alpha=alpha,
+        wish=wish,
+        gradients=gradients,
+        loss_chunk=collator.loss_chunk,
+    )
     grad_norm = _clip(collator.model, clip_norm)
     if not (math.isfinite(loss.total) and math.isfinite(grad_norm)):
         raise StageError(
             f"the loss is {loss.total} and its gradient norm {grad_norm}; "
             "lower training.learning_rate, or set training.precision to float32"
+        )
+    if loss.total > most_loss:
+        raise StageError(
+            f"the loss is {loss.total:.3g}, and above {most_loss:.3g} training has diverged; lower "
+            "training.learning_rate, raise warmup_fraction, or look at these examples"
         )
     optimizer.step()
     seconds = time.perf_counter() - started
@@ -110,6 +147,9 @@ def train_step(
         **metrics,
         "grad_norm": grad_norm,
         "num_tokens": loss.num_tokens,
+        "num_places": loss.num_places,
+        "wish": loss.wish,
+        "padding_share": 1 - loss.num_tokens / loss.num_places,
         "step_s": seconds,
         "tokens_per_s": loss.num_tokens / seconds,
     }
@@ -122,17 +162,22 @@ def accumulate_gradients(
     rejected: Sequence[MicroBatch] = (),
     *,
     alpha: float,
+    wish: float = 0.0,
+    loss_chunk: int = 0,
+    gradients: Gradients = "unsharded",
 ) -> StepLoss:
     """Add the gradient of the step's loss to `.grad`: the same for every split into micro-batches.
 
     One backward per micro-batch of any kind: less memory for activations than one backward of the sum.
     """
-    device = model.device
+    device = device_of(model)
     kinds = (factual, counterfactual, rejected)
-    *counts, num_tokens = all_sum(
+    *counts, num_tokens, num_places, wish = all_sum(
         [
             *(sum(micro_batch.num_supervised for micro_batch in kind) for kind in kinds),
             sum(micro_batch.num_tokens for kind in kinds for micro_batch in kind),
+            sum(micro_batch.batch.num_places for kind in kinds for micro_batch in kind),
+            wish,
         ],
         device,
     )
@@ -143,8 +188,9 @@ def accumulate_gradients(
     parts = [(kind, micro_batch) for kind, batches in enumerate(kinds) for micro_batch in batches]
     sums = [torch.zeros((), device=device) for _ in kinds]
     for index, (kind, micro_batch) in enumerate(parts):
-        begin_backward(model, is_last=index == len(parts) - 1)
-        loss_sum = batch_loss_sum(model, micro_batch.batch.to(device), is_rejected=kind == 2)
+        begin_backward(model, is_last=index == len(parts) - 1, gradients=gradients)
+        batch = micro_batch.batch.to(device)
+        loss_sum = batch_loss_sum(model, batch, is_rejected=kind == 2, chunk=loss_chunk)
         (loss_sum * (weights[kind] * world)).backward()
         sums[kind] += loss_sum.detach()
     totals = all_sum(sums, device)
@@ -155,19 +201,22 @@ def accumulate_gradients(
         counterfactual=means[1],
         rejected=means[2],
         num_tokens=num_tokens,
+        num_places=num_places,
+        wish=wish,
     )
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, micro_batches: Sequence[MicroBatch]) -> float:
+def evaluate(model: PreTrainedModel, micro_batches: Iterable[MicroBatch], *, loss_chunk: int = 0) -> float:
     """Token-mean cross entropy over the micro-batches of all workers."""
     model.eval()
-    loss_sum = torch.zeros((), device=model.device)
+    device = device_of(model)
+    loss_sum, num_supervised = torch.zeros((), device=device), 0.0
     for micro_batch in micro_batches:
-        loss_sum += batch_loss_sum(model, micro_batch.batch.to(model.device))
+        loss_sum += batch_loss_sum(model, micro_batch.batch.to(device), chunk=loss_chunk)
+        num_supervised += micro_batch.num_supervised
     reshard(model)
-    num_supervised = sum(micro_batch.num_supervised for micro_batch in micro_batches)
-    total, count = all_sum([loss_sum, num_supervised], model.device)
+    total, count = all_sum([loss_sum, num_supervised], device)
     return total / count
 
 
@@ -183,7 +232,3 @@ def _clip(model: PreTrainedModel, clip_norm: float) -> float:
         norm = norm.full_tensor()
     torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return norm.item()
-
-
-def _num_tokens(encoded: Encoded) -> int:
-    return len(encoded.source) + len(encoded.target)

@@ -29,7 +29,6 @@ _PHASE = TrainingConfig(
     warmup_fraction=0.02,
     batch_size=64,
     micro_batch_size=64,
-    num_workers=1,
 )
 NUM_STEPS = {"grounded": 640, "as it writes": 480, "reading": 320}
 """The teacher first learns what is true, from grounded rationales alone, then how often to write which."""
@@ -92,6 +91,7 @@ def _learn(
     import torch
 
     from cotray.training.batches import StudentBatches
+    from cotray.training.examples import Examples
     from cotray.training.loop import train
 
     num_examples = NUM_STEPS[what] * _PHASE.batch_size
@@ -100,7 +100,12 @@ def _learn(
         train(
             model,
             tokenizer,
-            StudentBatches(examples, batch_size=phase.batch_size, alpha=0.0, seed=0),
+            StudentBatches(
+                Examples.of(examples, tokenizer, is_encoder_decoder=False),
+                batch_size=phase.batch_size,
+                alpha=0.0,
+                seed=0,
+            ),
             [],
             phase,
             alpha=0.0,

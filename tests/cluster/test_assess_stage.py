@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from assessing import NUM_DRAWS, RULES, assessed_run, config_of, key
+from assessing import NUM_DRAWS, RULES, config_of, key
 from interrupting import interrupt, replace_rows
-from local_ray import local_ray
 
-from cotray.config import RayConfig
+from cotray.commands.train_pairs import main as train_pairs_job
 from cotray.config.pairs import load_pairs
 from cotray.errors import ConfigError, DataError, StageError
-from cotray.pools.ray_cluster import cluster
 from cotray.prompts.qa_pairs import QuestionAnswer
 from cotray.quality.qa_model import QAModel
 from cotray.quality.quals import QualsScorer
@@ -28,20 +25,8 @@ from cotray.stages.run import assess_verb
 from cotray.stages.train import train
 from cotray.stages.train_pairs import is_in_dev
 from cotray.storage.run_folder import DeadLetter, RunFolder
-from jobs.train_pairs import main as train_pairs_job
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster() -> Iterator[None]:
-    with local_ray(num_cpus=4), cluster(RayConfig()):
-        yield
-
-
-@pytest.fixture(scope="module")
-def assessed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return assessed_run(tmp_path_factory.mktemp("assess") / "run")
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_cluster")]
 
 
 def test_every_draw_of_every_request_is_assessed_once_in_the_order_of_the_rationales(assessed: Path) -> None:
@@ -110,7 +95,7 @@ def test_rows_that_fail_are_dead_letters_and_too_many_are_tried_again(tmp_path: 
 def test_assess_before_its_time_and_without_measures_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"assessing\.measures is empty"):
         assess(config_of(tmp_path, measures=[]))
-    with pytest.raises(DataError, match=r"jobs\.prepare"):
+    with pytest.raises(DataError, match=r"cotray prepare"):
         assess(config_of(tmp_path))
 
 
@@ -120,7 +105,7 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
     config = config_of(tmp_path / "run", rules=RULES)
     prepare(config)
     generate(config)
-    with pytest.raises(DataError, match=r"run `python -m jobs\.assess` first"):
+    with pytest.raises(DataError, match=r"run `cotray assess` first"):
         train(config)
     with pytest.raises(StageError, match="max_new_tokens: 4 -> 5"):
         train(config_of(assessed, rules=RULES, max_new_tokens=5))

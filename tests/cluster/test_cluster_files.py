@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.metadata
 import re
+import shutil
 import tomllib
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
+
+from cluster import submit
 
 ROOT = Path(__file__).parents[2]
 VERSION = importlib.metadata.version("cotray")
@@ -132,16 +136,83 @@ def test_a_training_gang_of_the_gpu_configuration_fits_one_trainer_node(cloud) -
 
     training = load_config(ROOT / "jobs/configs/gpu-vllm.yaml").student.training
     trainer = cloud["available_node_types"]["trainer"]["resources"]
-    assert training.num_workers * training.num_gpus <= trainer["GPU"]
-    assert training.num_workers * training.num_cpus <= trainer["CPU"]
+    assert training.num_workers.max * training.num_gpus <= trainer["GPU"]
+    assert training.num_workers.max * training.num_cpus <= trainer["CPU"]
 
 
-def test_what_a_job_uploads_leaves_out_everything_but_code() -> None:
-    environment = yaml.safe_load((ROOT / "cluster/runtime_env.yaml").read_text())
-    assert environment["working_dir"] == "."
-    top = {path.name for path in ROOT.iterdir()} - {".git", ".venv"}
-    ignored = (ROOT / ".gitignore").read_text().split()
-    patterns = [*environment["excludes"], *ignored]
-    left = {name for name in top if not any(fnmatch.fnmatch(name, p.strip("/")) for p in patterns)}
-    assert {"cluster", "cotray", "jobs"} <= {name for name in left if (ROOT / name).is_dir()}
-    assert {"tests", "k8s", "runs"}.isdisjoint(left)
+DECOYS = [
+    ".env", "api_keys.txt", "api_keys", "questions.csv", "mine.yaml", "id_rsa", ".aws/credentials",
+    "runs/a/config.yaml", "other/code.py", "cotray-backup/x.py", "data/raw/q.csv", "data/raw/other.csv",
+    "data/keys.txt", "cotray/.env", "cotray/api_keys.txt", "cotray/data/key.pem",
+    "cotray/data/.secrets/x.yaml",
+    "cotray/__pycache__/a.cpython-311.pyc", "jobs/configs/.env", "jobs/configs/rows.parquet",
+    "cluster/token.json", "cluster/.env.yaml",
+]  # fmt: skip
+"""What may lie in a clone, and is none of a job's business."""
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """What is in the repository, and what may lie beside it."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("cluster", "cotray", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for name in ("README.md", "pyproject.toml", "constraints.txt", "tests/test_x.py", "k8s/a.yaml", *DECOYS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("decoy")
+    return folder
+
+
+def uploaded(clone: Path, tmp_path: Path, more: Sequence[str] = ()) -> set[str]:
+    """Names of the files in the package that Ray makes."""
+    from ray._private.runtime_env.packaging import create_package
+
+    excludes = yaml.safe_load((ROOT / "cluster/runtime_env.yaml").read_text())["excludes"]
+    target = tmp_path / f"{len(list(tmp_path.iterdir()))}.zip"
+    create_package(str(clone), target, include_gitignore=True, excludes=[*excludes, *more])
+    with zipfile.ZipFile(target) as package:
+        return {name for name in package.namelist() if not name.endswith("/")}
+
+
+def test_a_job_uploads_the_code_and_the_configurations_and_nothing_else(clone, tmp_path) -> None:
+    code = {
+        str(path.relative_to(clone))
+        for folder in ("cluster", "cotray", "jobs")
+        for path in (clone / folder).rglob("*")
+        if path.is_file() and path.suffix in (".css", ".html", ".j2", ".js", ".jsonl", ".py", ".yaml")
+    }
+    names = uploaded(clone, tmp_path)
+    assert names - code - {"cluster/Dockerfile"} == set()
+    assert code - names == {name for name in code if name in DECOYS}
+    # The kinds of files that the package installs are all among them.
+    kinds = {path.suffix for path in (ROOT / "cotray").rglob("*") if path.is_file()} - {".pyc"}
+    assert kinds == {".css", ".html", ".j2", ".js", ".jsonl", ".py", ".yaml"}
+    assert not names & set(DECOYS)
+
+
+def test_a_job_also_uploads_the_files_that_its_command_names_and_not_what_lies_beside_them(
+    clone, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(submit, "ROOT", clone)
+    command = [
+        "python",
+        "-m",
+        "jobs.run",
+        "-c",
+        "mine.yaml",
+        "data.path=data/raw/q.csv",
+        "run_dir=/etc/passwd",
+    ]
+    named = submit.named_files([*command, "-c", "../../etc/passwd", "jobs/configs/smoke.yaml"])
+    assert named == ["mine.yaml", "data/raw/q.csv", "jobs/configs/smoke.yaml"]
+    more = [line for name in named for line in submit.lines_for(name)]
+    assert uploaded(clone, tmp_path, more) - uploaded(clone, tmp_path) == {"mine.yaml", "data/raw/q.csv"}
+    (clone / "a [b].csv").write_text("x")
+    assert "a [b].csv" in uploaded(clone, tmp_path, submit.lines_for("a [b].csv"))
+
+
+def test_ray_up_copies_the_code_and_what_installs_it(cloud) -> None:
+    ours = {Path(local).name for remote, local in cloud["file_mounts"].items() if "cotray" in remote}
+    assert ours == {"cluster", "cotray", "jobs", "constraints.txt", "pyproject.toml", "LICENSE"}
+    assert all((ROOT / name).exists() for name in ours)
+    assert {".*", "__pycache__"} <= set(cloud["rsync_exclude"])

@@ -203,6 +203,7 @@ def test_a_link_opens_every_expression_of_a_row_and_variables_are_filled_in() ->
         "Faithfulness of live answers",
         "Endpoint",
         "Cluster",
+        "Training",
         "Alerts",
     ]
     for row, expected in graphs().items():

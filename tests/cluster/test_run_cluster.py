@@ -28,7 +28,8 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 METHOD = "contrast-wrong+counterfactual"
-STAGES = ("requests", "rationales", "student", "answers", "simulator", "simulations")
+STAGES = ("requests", "rationales", "examples", "student", "answers")
+STAGES += ("simulator_examples", "simulator", "simulations")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,16 @@ def test_submitted_job_leaves_every_named_part_of_the_run_folder(finished: Path)
         *STAGES,
         "config.yaml",
         "metrics.jsonl",
+        "cards",
         ".leases",
     }
+    assert len(list((method / "cards").iterdir())) == 2
     for stage in STAGES:
         assert (method / stage / "manifest.json").is_file() and not (method / stage / "started.json").exists()
     for model in ("student", "simulator"):
         assert (method / model / "model.safetensors").is_file()
+    template = (method / "student/chat_template.jinja").read_text()
+    assert '"[factual] "' in template and not (method / "simulator/chat_template.jinja").exists()
     resolved = load_config(method / "config.yaml")
     assert resolved.method == METHOD and resolved.run_dir == str(method)
 
@@ -173,7 +178,7 @@ def test_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(nodes: LocalClu
 def test_stage_before_its_time_names_the_verb_to_run(nodes: LocalCluster) -> None:
     result = job(nodes, "train", f"run_dir={nodes.folder / 'nothing'}")
     assert result.returncode == 2
-    assert "run `python -m jobs.prepare` first" in result.stderr and "Traceback" not in result.stderr
+    assert "run `cotray prepare` first" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_submitted_job_with_a_bad_configuration_ends_with_exit_code_2_and_the_nearest_key(
@@ -218,8 +223,7 @@ def test_no_cluster_is_one_line_that_names_the_address_given(nodes: LocalCluster
 
 def test_what_a_job_brings_along_is_code_and_small(nodes: LocalCluster, finished: Path) -> None:
     (package,) = nodes.folder.glob("head/session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
-    assert {path.name for path in package.iterdir()} >= {"cotray", "jobs", "cluster", "pyproject.toml"}
-    assert not {"tests", "k8s", "runs", ".venv", ".git"} & {path.name for path in package.iterdir()}
+    assert {path.name for path in package.iterdir()} == {"cotray", "jobs", "cluster"}
     assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 2_000_000
 
 

@@ -14,6 +14,7 @@ import pytest
 from serving import KEY, run_folder, served, serving_config, wait_for
 
 from cotray.config import RunConfig
+from cotray.inference.decoding import Decoding
 from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, StudentAnswer
 from cotray.scoring.las import las
@@ -59,6 +60,14 @@ def student(config: RunConfig) -> Student:
     )
 
 
+def paper_of(config: RunConfig) -> Student:
+    """The other version in this process."""
+    folder, prompt = config.serving.students[1].run_dir, trained_prompt("on")
+    return Student(
+        f"{folder}/student", config=config.scoring, prompt=prompt, seed=config.seed, method=config.method
+    )
+
+
 def test_the_openai_client_lists_completes_and_streams(url: str, student: Student) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
     assert [model.id for model in client.models.list()] == ["student", "paper"]
@@ -83,6 +92,78 @@ def test_the_openai_client_lists_completes_and_streams(url: str, student: Studen
     assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) > 1
     plain = client.completions.create(model="student", prompt="Is ice cold?")
     assert plain.choices[0].text
+
+
+@pytest.mark.parametrize(
+    ("given", "decoding"),
+    [
+        ({"max_tokens": 3}, Decoding(max_tokens=3)),
+        ({"max_completion_tokens": 5}, Decoding(max_tokens=5)),
+        ({"stop": ["\ufffd", "a"]}, Decoding(stop=("\ufffd", "a"))),
+        ({"temperature": 0.7, "seed": 3}, Decoding(temperature=0.7, seed=3)),
+        ({"top_p": 0.5}, Decoding(temperature=1.0, top_p=0.5)),
+        ({"logprobs": True, "top_logprobs": 2}, Decoding(num_logprobs=2)),
+    ],
+)
+@pytest.mark.parametrize("model", ["student", "paper"])
+def test_a_parameter_of_the_client_is_what_the_student_makes_of_it(
+    config: RunConfig, url: str, student: Student, model: str, given: dict[str, Any], decoding: Decoding
+) -> None:
+    """Whole and streamed, of decoder-only and encoder-decoder students; several requests share batches."""
+    student = student if model == "student" else paper_of(config)
+    (expected,) = student.respond([PAIR], [None], [decoding])
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    question = f"{PAIR.question} (A) clouds (B) rivers (C) snow"
+    asked: Any = {"model": model, "messages": [{"role": "user", "content": question}], **given}
+    with ThreadPoolExecutor(3) as threads:
+        streaming = threads.submit(lambda: list(client.chat.completions.create(**asked, stream=True)))
+        others = threads.submit(client.completions.create, model=model, prompt="Is ice cold?", temperature=1)
+        whole = client.chat.completions.create(**asked)
+        chunks = streaming.result()
+        assert others.result().choices
+    choice, last = whole.choices[0], chunks[-1].choices[0]
+    assert choice.message.content == expected.text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
+    assert choice.finish_reason == last.finish_reason == expected.finish_reason
+    assert whole.usage and whole.usage.completion_tokens == expected.num_tokens
+    apart = (choice.message.model_extra or {})["cotray"]
+    streamed = (last.delta.model_extra or {})["cotray"]
+    # Which requests share a batch moves the last digits.
+    whole_logprobs, its_logprobs = apart.pop("answer_logprobs"), streamed.pop("answer_logprobs")
+    assert whole_logprobs == pytest.approx(its_logprobs, abs=1e-4) and apart == streamed
+    assert (apart["added"], apart["wrote_answer"]) == (expected.added, expected.wrote_answer)
+    for logprobs in (choice.logprobs, last.logprobs):
+        tokens = logprobs.content if logprobs and logprobs.content else []
+        assert [token.token for token in tokens] == [token.text for token in expected.tokens]
+        assert [token.logprob for token in tokens] == pytest.approx(
+            [token.logprob for token in expected.tokens], abs=1e-4
+        )
+
+
+def test_the_openai_client_asks_for_several_answers_and_several_prompts(url: str, student: Student) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    prompts = ["Is ice cold?", "What is rain?"]
+    decodings = [Decoding(temperature=1.0, seed=9, sample=sample) for sample in range(3)]
+    pairs = [QAPair("q", "open", prompt, (), "") for prompt in prompts for _ in decodings]
+    expected = student.respond(pairs, [None] * 6, decodings * 2)
+    asked: Any = {"model": "student", "prompt": prompts, "n": 3, "temperature": 1, "seed": 9}
+    whole = client.completions.create(**asked)
+    assert [choice.text for choice in whole.choices] == [reply.text for reply in expected]
+    assert whole.usage and whole.usage.completion_tokens == sum(reply.num_tokens for reply in expected)
+    assert whole.usage.prompt_tokens == sum(reply.num_prompt_tokens for reply in expected[::3])
+    texts = [""] * 6
+    *chunks, counted = client.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    for chunk in chunks:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [reply.text for reply in expected] and counted.usage == whole.usage
+
+
+def test_what_no_student_can_do_is_refused_by_its_name(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    asked: Any = {"model": "student", "messages": [{"role": "user", "content": PAIR.question}]}
+    with pytest.raises(openai.BadRequestError, match="response_format: a student writes"):
+        client.chat.completions.create(**asked, response_format={"type": "json_object"})
+    assert client.models.retrieve("paper").id == "paper"
 
 
 def test_a_wrong_key_is_an_authentication_error_of_the_client(url: str) -> None:
@@ -151,11 +232,7 @@ def test_two_versions_answer_side_by_side_each_with_its_own_simulator(
     config: RunConfig, http: httpx.Client
 ) -> None:
     """The second is an encoder-decoder; without a name the first is drawn (its share is nearly all)."""
-    folder = config.serving.students[1].run_dir
-    paper = Student(
-        f"{folder}/student", config=config.scoring, prompt=trained_prompt("on"), seed=0, method=config.method
-    )
-    (expected,) = paper.respond([PAIR], [None])
+    (expected,) = paper_of(config).respond([PAIR], [None])
     question = {"question": PAIR.question, "choices": PAIR.choices}
     answer = http.post("/v1/answer", json=question | {"model": "paper"}).json()
     assert (answer["model"], answer["rationale"], answer["answer"]) == (

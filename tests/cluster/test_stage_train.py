@@ -7,16 +7,25 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from local_ray import local_ray
+from peft import PeftModel
 
 from cotray.config import ModelConfig, TrainingConfig, parse_config
+from cotray.config.adapter import AdapterConfig
 from cotray.models.loading import load_model, load_tokenizer
-from cotray.records import Kind, Rationale, TrainExample
+from cotray.records import Kind, Rationale
+from cotray.stages.examples import Source, make_examples
+from cotray.storage.manifest import Manifest
+from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.training.batches import StepExamples, StudentBatches
+from cotray.training.examples import Examples
+from cotray.training.node_examples import StageExamples
+from cotray.training.renderers import StudentRenderer
 from cotray.training.step import Collator, evaluate
 
 pytestmark = pytest.mark.ray
@@ -90,22 +99,42 @@ class Interrupted:
         return self.batches(step)
 
 
-def examples() -> tuple[list[TrainExample], list[TrainExample]]:
-    from cotray.prompts.student import student_example
+def examples_in(run_dir: Path) -> Manifest:
+    """The stage examples/ of the rationales above, in a folder of its own."""
+    folder = RunFolder(str(run_dir))
+    folder.begin("rationales", settings={}, input="", overwrite=True)
+    folder.write_records("rationales/part-00000.parquet", rationales(), Rationale)
+    render = StudentRenderer("on", 42, ("factual", "counterfactual"))
+    return make_examples(
+        folder,
+        "examples",
+        [Source("rationales", Rationale, render)],
+        MODEL,
+        max_length=TRAINING.max_length,
+        settings={},
+        input="",
+        label="examples",
+    )
 
-    rows = [row for row in rationales() if not row.error and row.id != "long"]
-    made = [(row, student_example(row, tags="on", seed=42, is_encoder_decoder=False)) for row in rows]
-    train = [example for row, example in made if row.split == "train"]
-    return train, [example for row, example in made if row.split == "dev" and row.kind == "factual"]
+
+BATCHES = partial(StudentBatches, batch_size=4, alpha=0.5, seed=42)
+
+
+def interrupted_batches(examples: Examples, *, step: int, marker: str, exits: bool) -> Interrupted:
+    return Interrupted(BATCHES(examples), step, marker, exits)
 
 
 def fit_interrupted(output_dir: Path, *, exits: bool, on_metrics):
+    marker = str(output_dir.with_suffix(".marker"))
+    return fit_on(output_dir, partial(interrupted_batches, step=4, marker=marker, exits=exits), on_metrics)
+
+
+def fit_on(output_dir: Path, batches, on_metrics, model: ModelConfig = MODEL):
     from cotray.pools.train_workers import fit
 
-    train, dev = examples()
-    batches = StudentBatches(train, batch_size=4, alpha=0.5, seed=42)
-    interrupted = Interrupted(batches, 4, str(output_dir.with_suffix(".marker")), exits)
-    return fit(interrupted, dev, MODEL, TRAINING, str(output_dir), alpha=0.5, seed=42, on_metrics=on_metrics)
+    manifest = examples_in(output_dir.parent)
+    found = StageExamples(str(output_dir.parent), "examples", manifest.fingerprint)
+    return fit(found, batches, model, TRAINING, str(output_dir), alpha=0.5, seed=42, on_metrics=on_metrics)
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +155,8 @@ def cluster():
 @pytest.fixture(scope="module")
 def undisturbed(cluster, tmp_path_factory):
     """(folder, report, metrics) of one straight run."""
-    from cotray.stages.train import train_student
-
     folder, metrics = tmp_path_factory.mktemp("straight") / "student", []
-    report = train_student(rationales(), RUN, str(folder), on_metrics=metrics.append)
-    return folder, report, metrics
+    return folder, fit_on(folder, BATCHES, metrics.append), metrics
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -143,30 +169,61 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 
 def test_two_workers_train_a_student_and_account_for_every_row(undisturbed):
-    _, report, metrics = undisturbed
-    counts = (report.num_factual, report.num_counterfactual, report.num_dev, report.num_skipped)
-    assert counts == (8, 8, 2, 1)
-    assert [example.id for example in report.too_long] == ["long"]
-    assert (report.fit.num_steps, report.fit.num_epochs) == (6, 3)
-    assert report.fit.tokens_per_s > 0
+    folder, report, metrics = undisturbed
+    manifest = examples_in(folder.parent)
+    counts = {"train-factual": 8, "train-counterfactual": 8, "dev-factual": 2, "skipped": 1}
+    assert manifest.metrics == counts
+    assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (
+        22,
+        18,
+        1,
+    )  # 2 counterfactual ones of dev
+    (letter,) = RunFolder(str(folder.parent)).read_records("dead_letter", DeadLetter)
+    assert letter.id == "long"
+    assert (report.num_steps, report.num_epochs) == (6, 3)
+    assert report.tokens_per_s > 0
     steps = [row for row in metrics if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[-1]["loss"] < steps[0]["loss"] - 1
     assert [row["dev_loss"] for row in metrics if "dev_loss" in row] == [
-        row["dev_loss"] for row in report.fit.history
+        row["dev_loss"] for row in report.history
     ]
 
 
 def test_the_export_is_the_best_model_and_its_files_are_told(undisturbed):
     folder, report, _ = undisturbed
-    _, dev = examples()
+    found = StageExamples(str(folder.parent), "examples", examples_in(folder.parent).fingerprint)
+    dev = found.opened().rows("factual", "dev")
     model = load_model(str(folder), dtype=torch.float32)
     loss = evaluate(model, Collator(model, load_tokenizer(str(folder)), 2)(dev))
-    assert loss == pytest.approx(min(row["dev_loss"] for row in report.fit.history), rel=1e-5)
-    assert loss == pytest.approx(report.fit.best_dev_loss, rel=1e-5)
+    assert loss == pytest.approx(min(row["dev_loss"] for row in report.history), rel=1e-5)
+    assert loss == pytest.approx(report.best_dev_loss, rel=1e-5)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
-    assert {entry.name for entry in report.fit.files} == names - {"checkpoints"}
+    assert {entry.name for entry in report.files} == names - {"checkpoints"}
+
+
+def test_an_adapter_is_learned_and_its_folder_is_read_without_peft_and_with_it(cluster, tmp_path):
+    model = MODEL.model_copy(
+        update={"adapter": AdapterConfig(kind="lora", rank=4, targets=["q_proj", "up_proj"])}
+    )
+    metrics: list[dict[str, float]] = []
+    report = fit_on(tmp_path / "student", BATCHES, metrics.append, model)
+    steps = [row["loss"] for row in metrics if "loss" in row]
+    assert steps[-1] < steps[0]
+    names = {entry.name for entry in report.files}
+    assert {"model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"} <= names
+    merged = load_model(str(tmp_path / "student"), dtype=torch.float32)
+    plain = load_model("random:llama", dtype=torch.float32)
+    changed = {
+        key for key, value in merged.state_dict().items() if not torch.equal(value, plain.state_dict()[key])
+    }
+    assert {key.split(".")[4] for key in changed} == {"q_proj", "up_proj"}
+    adapted = PeftModel.from_pretrained(plain, str(tmp_path / "student" / "adapter"))
+    ids = torch.tensor([[5, 9, 17, 40]])
+    with torch.no_grad():
+        expected, found = adapted(input_ids=ids).logits, merged(input_ids=ids).logits
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
@@ -177,9 +234,7 @@ def test_a_killed_worker_changes_nothing_in_the_result(undisturbed, tmp_path):
     steps = [row["step"] for row in metrics if "loss" in row]
     # Worker 0 may not have made epoch 2's checkpoint count when worker 1 dies right after it.
     assert steps in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 3, 4, 5, 6])
-    assert [row["dev_loss"] for row in report.history] == [
-        row["dev_loss"] for row in undisturbed[1].fit.history
-    ]
+    assert [row["dev_loss"] for row in report.history] == [row["dev_loss"] for row in undisturbed[1].history]
     assert_same_weights(tmp_path / "student", undisturbed[0])
 
 
@@ -199,7 +254,7 @@ def leave():
 threading.Thread(target=leave, daemon=True).start()
 fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
 """
-    first = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True)
+    first = subprocess.run([sys.executable, "-c", script], timeout=300, capture_output=True)
     assert first.returncode == 7, first.stderr.decode()[-3000:]
     assert (output_dir / "checkpoints").is_dir() and not (output_dir / "config.json").exists()
 
@@ -242,16 +297,49 @@ def test_training_that_is_done_is_not_done_again_if_only_its_manifest_is_missing
 
 
 def test_checkpoints_belong_to_what_determines_the_weights():
-    """More workers may go on from them; another learning rate or another row may not."""
+    """More workers may go on from them; another learning rate or other examples may not."""
     from cotray.pools.train_workers import _fingerprint, _Task
     from cotray.storage.lease import NO_FENCE
 
-    train, dev = examples()
-
-    def fingerprint(rows=train, **training) -> str:
-        batches = StudentBatches(rows, batch_size=4, alpha=0.5, seed=42)
+    def fingerprint(version="v1", batches=BATCHES, **training) -> str:
         config = TRAINING.model_copy(update=training)
-        return _fingerprint(_Task(batches, tuple(dev), MODEL, config, 0.5, 42, "out", "", NO_FENCE))
+        found = StageExamples("run", "examples", version)
+        return _fingerprint(_Task(found, batches, True, MODEL, config, 0.5, 42, "out", "", NO_FENCE))
 
-    assert fingerprint(num_workers=4, max_failures=0) == fingerprint() == fingerprint(train[::-1])
-    assert len({fingerprint(), fingerprint(learning_rate=1e-3), fingerprint(train[1:])}) == 3
+    assert fingerprint(num_workers=4, max_failures=0, batching="packed") == fingerprint()
+    others = [
+        fingerprint(learning_rate=1e-3),
+        fingerprint("v2"),
+        fingerprint(batches=partial(BATCHES, batch_tokens=50)),
+    ]
+    assert len({fingerprint(), *others}) == 4
+
+    def of_model(alpha=0.5, **changed) -> str:
+        found = StageExamples("run", "examples", "v1")
+        model = MODEL.model_copy(update=changed)
+        return _fingerprint(_Task(found, BATCHES, True, model, TRAINING, alpha, 42, "out", "", NO_FENCE))
+
+    adapters = [of_model(adapter=AdapterConfig(kind="lora", rank=rank)) for rank in (4, 8)]
+    assert of_model(adapter=None) == fingerprint() and len({fingerprint(), *adapters}) == 3
+
+
+def test_examples_made_by_tasks_on_the_cluster_are_those_made_in_this_process(cluster, tmp_path, monkeypatch):
+    import cotray.stages.examples as stage
+
+    def made(name: str, rows_in_this_process: int) -> tuple[Manifest, list[bytes]]:
+        monkeypatch.setattr(stage, "ROWS_IN_THIS_PROCESS", rows_in_this_process)
+        folder = RunFolder(str(tmp_path / name))
+        for part in range(3):
+            rows = rationales()[part * 8 : part * 8 + 8]
+            folder.write_records(f"rationales/part-{part:05}.parquet", rows, Rationale)
+        render = StudentRenderer("on", 42, ("factual", "counterfactual"))
+        source = [Source("rationales", Rationale, render)]
+        options = {"max_length": 120, "settings": {}, "input": "", "label": name}
+        manifest = make_examples(folder, "examples", source, MODEL, **options)
+        return manifest, [
+            path.read_bytes() for path in sorted((tmp_path / name / "examples").glob("*.parquet"))
+        ]
+
+    here, tasks = made("here", 4096), made("tasks", 0)
+    assert tasks[0].metrics == here[0].metrics and tasks[0].num_dead == here[0].num_dead == 1
+    assert tasks[0].files == here[0].files and tasks[1] == here[1]

@@ -125,6 +125,7 @@ def sweep_of_runs_that_raise(
 
     monkeypatch.setattr(sweep_module, "run_stages", run_stages)
     monkeypatch.setattr(sweep_module, "cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(sweep_module, "tell_what_lacks", lambda *_: None)
     sweep_module.sweep(*load_sweep(write(folder, "vary: {method: [greedy, human]}\nseeds: [1]")))
 
 
@@ -160,7 +161,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two tags and a broken student, two seeds, tiny models."""
     import os
 
-    from jobs.sweep import main
+    from cotray.commands.sweep import main
 
     folder = tmp_path_factory.mktemp("sweep")
     text = """
@@ -245,7 +246,7 @@ def test_the_students_seed_alone_changes_the_weights(swept: Path) -> None:
 def test_a_model_that_cannot_be_loaded_costs_its_own_run_alone_and_people_teach_what_they_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs.sweep import main
+    from cotray.commands.sweep import main
 
     text = """
 base: {ray.num_cpus: 4, simulator.mode: prompted, scoring.max_new_tokens: 8}
@@ -258,7 +259,8 @@ seeds: [1]
     assert main(["-c", str(write(tmp_path, text))]) == 1
     why = "model '/no/such/model': no such folder with a config.json"
     said = capsys.readouterr().err.splitlines()
-    (line,) = (line for line in said if line.startswith("cotray: "))
+    early, line = (line for line in said if line.startswith("cotray: "))
+    assert early == f"cotray: teacher.{why}"
     assert "1 of 2 runs failed" in line and line.endswith("seed-1: " + why + ")")
     table = json.loads((tmp_path / "runs" / "sweep.json").read_text())
     assert [(row["value"], row["num_runs"]) for row in table["rows"]] == [("/no/such/model", 0), ("human", 1)]
@@ -271,7 +273,7 @@ seeds: [1]
 def test_a_changed_setting_is_refused_until_told_to_overwrite(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from jobs.sweep import main
+    from cotray.commands.sweep import main
 
     folder = swept.parent
     text = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from local_ray import joining, local_ray
 
 from cotray.config import RunConfig, load_config
@@ -25,7 +28,7 @@ CONFIG = ROOT / "jobs" / "configs" / "smoke.yaml"
 SLOW = [
     "teacher.engine=fake",
     "teacher.batch_size=2",
-    "teacher.engine_args.seconds_per_batch=1.5",
+    "teacher.engine_args.seconds_per_batch=0.5",
     "student.training.num_workers=1",
     "student.training.epochs=4",
     "student.training.patience=99",
@@ -61,6 +64,18 @@ def until_at_work(verb: str, run_dir: Path, process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def held(process: subprocess.Popen[str], run_dir: Path) -> Iterator[None]:
+    """The process is at work and gets no further inside, however slow the others are to start."""
+    lock = FileLock(run_dir / ".leases" / "lock")
+    with lock:  # so that the process is not stopped while it has the lock, for which the others would wait
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def config_of(run_dir: Path, *options: str) -> RunConfig:
     return load_config(CONFIG, [f"run_dir={run_dir}", *SLOW, *options])
 
@@ -81,15 +96,21 @@ def test_a_second_command_equal_or_different_is_told_who_is_at_work_and_changes_
         assert code == 0, output
     first = start(address, verb, run_dir)
     until_at_work(verb, run_dir, first)
-    equal, different = start(address, verb, run_dir), start(address, verb, run_dir, changed, "--overwrite")
-    waiting = start(address, verb, run_dir, "--wait")
-    for second in (equal, different):
-        code, output = end(second)
-        assert code == 1 and f"`{verb}` is being done by process {first.pid}" in output, output
+    with held(first, run_dir):
+        equal, different = (
+            start(address, verb, run_dir),
+            start(address, verb, run_dir, changed, "--overwrite"),
+        )
+        waiting = start(address, verb, run_dir, "--wait")
+        for second in (equal, different):
+            code, output = end(second)
+            assert code == 1 and f"`{verb}` is being done by process {first.pid}" in output, output
+        assert waiting.stdout is not None
+        assert any("waiting: " in line for line in waiting.stdout)
     code, output = end(first)
     assert code == 0, output
     code, output = end(waiting)
-    assert code == 0 and "waiting: " in output, output
+    assert code == 0, output
     config, folder = config_of(run_dir), RunFolder(str(run_dir))
     current_rationales(config, folder)
     if verb == "train":
@@ -104,8 +125,8 @@ def test_a_run_whose_requests_another_run_makes_anew_ends_without_mixing_and_can
     options = ["methods=[few-shot]", "simulator.mode=prompted", "simulator.model=random:llama"]
     first = start(address, "run", tmp_path / "run", *options)
     until_at_work("generate", tmp_path / "run" / "few-shot", first)
-    second = start(address, "run", tmp_path / "run", *options, "seed=7", "--overwrite")
-    code, output = end(second)
+    with held(first, tmp_path / "run" / "few-shot"):
+        code, output = end(start(address, "run", tmp_path / "run", *options, "seed=7", "--overwrite"))
     assert code == 1 and "at work" in output, output
     code, output = end(first)
     assert code in (0, 1), output

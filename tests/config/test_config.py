@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cotray.config import RunConfig, dump_config, load_config, parse_config
+from cotray.config.training import Workers
 from cotray.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,7 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones(tmp_path):
     [
         ("seed=many", "seed: Input should be a valid integer"),
         ("data.limit=-1", "data.limit: Input should be greater than or equal to 0 (got -1)"),
-        ("data.format=squad", "data.format: Input should be 'auto', 'cotray'"),
+        ("data.format=squad", "data.format: 'squad' is no known layout; there are auto, aqua, arc, boolq"),
         ("data.test_fraction=1", "data.test_fraction: Input should be less than 1 (got 1)"),
         ("method=contrast", "method: Input should be 'greedy'"),
         ("methods=[]", "methods: "),
@@ -115,7 +117,9 @@ def test_several_problems_are_told_at_once(tmp_path):
 def test_files_that_are_no_configuration_are_one_line(tmp_path):
     assert "not valid YAML" in error_of(tmp_path, "data: [1\n")
     assert "expected keys and values, found list" in error_of(tmp_path, "- a\n")
-    with pytest.raises(ConfigError, match=r"no\.yaml: no such configuration file; see jobs/configs/"):
+    with pytest.raises(
+        ConfigError, match=r"no\.yaml: no such configuration file; `cotray init DATA` writes one"
+    ):
         load_config(tmp_path / "no.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
@@ -230,3 +234,26 @@ def test_relative_model_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, mon
     config = parse_config({"teacher": {"model": "mine"}, "student": {"model": "org/name"}})
     assert config.teacher.model == str(tmp_path / "mine")
     assert config.student.model == "org/name"
+
+
+@pytest.mark.parametrize("key", ["offload=cpu", "compile=blocks"])
+def test_what_is_for_gpus_is_refused_without_them(tmp_path, key):
+    path = tmp_path / "run.yaml"
+    path.write_text("{}\n")
+    with pytest.raises(ConfigError, match=f"{key} .*set num_gpus, or {key.partition('=')[0]} to off"):
+        load_config(path, [f"student.training.{key}"])
+    config = load_config(path, [f"student.training.{key}", "student.training.num_gpus=1"])
+    assert config.student.training.settings() == load_config(path).student.training.settings()
+
+
+def test_workers_are_a_number_or_a_range_and_no_part_of_the_settings(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("student: {training: {num_workers: 4}}\n")
+    assert load_config(path).student.training.num_workers == Workers(min=4, max=4)
+    elastic = load_config(path, ["student.training.num_workers={min: 2, max: 8}"])
+    assert elastic.student.training.num_workers == Workers(min=2, max=8)
+    assert elastic.student.training.settings() == load_config(path).student.training.settings()
+    assert parse_config(yaml.safe_load(dump_config(elastic))) == elastic
+    for wrong in ("0", "{min: 0, max: 2}", "{min: 3, max: 2}"):
+        with pytest.raises(ConfigError, match=r"student\.training\.num_workers"):
+            load_config(path, [f"student.training.num_workers={wrong}"])

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from rated import METHODS, run_folder
 
+from cotray.commands.annotate import main
 from cotray.criteria.annotation_form import write_form
 from cotray.criteria.annotation_key import Key
 from cotray.criteria.rated_items import Item, Source
-from jobs.annotate import main
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"

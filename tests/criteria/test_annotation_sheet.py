@@ -153,3 +153,33 @@ def test_cells_beyond_the_columns_and_columns_of_ones_own_are_left_out(tmp_path:
     head, row = path.read_text("utf-8-sig").splitlines()
     path.write_text(f"note,{head}\n,{row},x,y\n,\n\n")
     assert read_sheet(path, key) == {"i0": Rating(True, True, True)}
+
+
+HIDDEN = [
+    "Is it heavy?;=1+1", "a; =1+1",
+    'a;"=1+1"', "a\t=1+1", "a|=1+1", "a\n=1+1", "a\r\n=1+1", "a;;+1", "a;-1;b",
+    "a;@SUM(1)", "x;\uff1d1+1", "a;'=1+1", 'say "b;=1+1"', "a, =1+1", "\uff1d1+1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("delimiter", list(",;\t|"))
+@pytest.mark.parametrize("text", HIDDEN)
+def test_no_cell_is_a_formula_whatever_a_program_takes_for_the_separator(
+    tmp_path: Path, text: str, delimiter: str
+) -> None:
+    asked = replace(one("robin"), question=text, rationale=f"{text} because")
+    key = Key((asked,))
+    write_sheet(tmp_path / "s.csv", key.items)
+    with (tmp_path / "s.csv").open(encoding="utf-8-sig", newline="") as file:
+        seen = [cell for row in csv.reader(file, delimiter=delimiter) for cell in row]
+    # And by one that knows no quotes at all.
+    raw = (tmp_path / "s.csv").read_text("utf-8-sig")
+    seen += re.split(f"[{re.escape(delimiter)}\r\n]", raw) if delimiter != "," else []
+    assert seen and not [cell for cell in seen if re.match(r"[\s\"]*[=+\-@\uff1d]", cell)]
+    saved(tmp_path / "s.csv", calculated)
+    assert read_sheet(tmp_path / "s.csv", key) == {asked.id: Rating(True, True, True)}
+
+
+def test_a_text_without_a_formula_is_left_as_it_is() -> None:
+    text = "Well-known; it has 4 legs - and e-mail@home; the rest = nothing."
+    assert cells(replace(one("robin"), question=text))["question"] == text

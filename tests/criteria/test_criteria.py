@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from rated import METHODS, MODELS, item, run_folder
 
+from cotray.commands.annotate import main
 from cotray.criteria.annotation import export
 from cotray.criteria.annotation_key import Key
 from cotray.criteria.rated_items import draw_items
 from cotray.errors import DataError
-from jobs.annotate import main
 
 Fill = Callable[[dict[str, str]], None]
 
@@ -147,7 +147,7 @@ def test_rates_put_into_the_sheets_come_out(exported: Path, capsys) -> None:
     one = fill(exported / "annotator-1.csv", first)
     two = fill(exported / "annotator-2.csv", first)
     assert import_(exported, one, two) == 0
-    assert "`python -m jobs.report`" in capsys.readouterr().out
+    assert "`cotray report`" in capsys.readouterr().out
     results = json.loads((exported.parent / "runs/demo/criteria.json").read_text())
     rates = {(r["writer"], r["method"], r["measure"]): r for r in results["people"]["rates"]}
     assert rates["teacher", "greedy", "new_info"]["rate"] == 0.5
@@ -223,7 +223,7 @@ def test_second_export_into_a_folder_is_refused(exported: Path) -> None:
 def test_run_folder_without_test_rationales_names_the_way_out(tmp_path: Path, capsys) -> None:
     (tmp_path / "c.yaml").write_text(f"run_dir: {tmp_path / 'none'}")
     assert main(["export", "-c", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "a")]) == 2
-    assert "no rationale of a test question; run `python -m jobs.generate`" in capsys.readouterr().err
+    assert "no rationale of a test question; run `cotray generate`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["annotate", "export"], ["annotate", "import"], ["judge"]])

@@ -15,11 +15,11 @@ from rated import export_folder
 from reports import page_with
 from test_criteria import answered, fill
 
+from cotray.commands.annotate import main as annotate
+from cotray.commands.judge import main
 from cotray.criteria.annotation_key import Key
-from cotray.criteria.cost_cap import CostCap
+from cotray.inference.cost_cap import CostCap
 from cotray.prompts.criteria import CRITERIA, Rating, judge_messages, parse_judge
-from jobs.annotate import main as annotate
-from jobs.judge import main
 
 GOOD = "grammaticality: yes\nnew_info: yes\nsupports_answer: yes"
 VACUOUS = "grammaticality: yes\nnew_info: no\nsupports_answer: n/a"
@@ -90,7 +90,7 @@ def test_bodies_that_are_no_completion_are_asked_again_and_charged(folder: Path)
     with openai_server(answering) as server:
         assert judge(folder, server.base_url, "--price-in=1", "--price-out=1") == 0
     broken, right = lines(folder)[:2], lines(folder)[2:]
-    assert all("not a chat completion" in line["error"] for line in broken) and len(right) == 12
+    assert all("not a completion" in line["error"] for line in broken) and len(right) == 12
     most = sum(len(message["content"].encode()) for message in server.bodies[0]["messages"]) + 64 + 64
     assert results(folder)["judge"]["cost"] == pytest.approx((2 * most + 12 * 110) / 1e6)
 

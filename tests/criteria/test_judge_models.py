@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def reasoning(*, names_param: bool = True, answering: Answering = by_text) -> Answering:
     """Refuses `max_tokens`, then `temperature`, in the words of OpenAI's reasoning models."""
 
-    def respond(body: dict[str, Any], n: int) -> Response:
+    def respond(body: dict[str, Any], n: int) -> Response | Awaitable[Response]:
         for name, message in (("max_tokens", CAP), ("temperature", HEAT)):
             if name in body:
                 return refusal(400, message=message, param=name if names_param else None)

@@ -9,10 +9,11 @@ import pytest
 
 from cotray.config import DataConfig
 from cotray.data.columns import UnusableRow
-from cotray.data.layouts import parse_pair
+from cotray.data.file_formats import Unreadable
 from cotray.data.perturbation import Rank, Source, answer_pool, requests_of, wrong
-from cotray.data.readers import Unreadable, read_rows
-from cotray.records import QAPair, TeacherRequest
+from cotray.data.questions import parse_pair
+from cotray.data.readers import read_rows
+from cotray.records import QAPair, Task, TeacherRequest
 
 BINARY = QAPair("b", "yes_no", "Can a whale fly?", ("yes", "no"), "no")
 FIVE = QAPair("m", "multiple_choice", "Which?", ("a", "b", "c", "d", "e"), "b")
@@ -110,13 +111,13 @@ def test_a_small_pool_holds_every_distinct_answer_once():
 def test_an_open_question_takes_another_questions_answer():
     pool = answer_pool(ANSWERS, 42)
     for n in range(500):
-        factual, counterfactual = both(replace(OPEN, id=str(n)), "wrong", Source(42, lambda: pool))
+        factual, counterfactual = both(replace(OPEN, id=str(n)), "wrong", Source(42, lambda task: pool))
         for answer in (factual.contrast_answer, counterfactual.target_answer):
             assert answer in ANSWERS and answer != "paris"
 
 
 def test_the_pool_is_not_made_where_no_open_question_needs_it():
-    def pool() -> Sequence[str]:
+    def pool(task: Task) -> Sequence[str]:
         raise AssertionError("called")
 
     requests_of(FIVE, "wrong", Source(42, pool))
@@ -125,7 +126,7 @@ def test_the_pool_is_not_made_where_no_open_question_needs_it():
 
 def test_an_open_question_without_other_answers_is_unusable():
     with pytest.raises(UnusableRow, match="no other open question has a different answer"):
-        requests_of(OPEN, "wrong", Source(42, lambda: ("PARIS",)))
+        requests_of(OPEN, "wrong", Source(42, lambda task: ("PARIS",)))
 
 
 def recording(asked: list) -> Rank:
@@ -153,7 +154,7 @@ def test_hardest_of_a_binary_question_needs_no_teacher():
 def test_hardest_of_an_open_question_ranks_eight_answers():
     asked: list = []
     pool = answer_pool(ANSWERS, 42)
-    factual, counterfactual = both(OPEN, "hardest", Source(42, lambda: pool, recording(asked)))
+    factual, counterfactual = both(OPEN, "hardest", Source(42, lambda task: pool, recording(asked)))
     assert [len(set(candidates)) for candidates in asked] == [8]
     assert "paris" not in asked[0]
     best = max(ord(candidate[-1]) % 7 for candidate in asked[0])

@@ -51,6 +51,7 @@ def test_the_sample_becomes_requests_counted_by_split_task_and_kind(tmp_path):
         "path": "sample",
         "kind/counterfactual": 176,
         "kind/factual": 256,
+        "layout/cotray": 256,
         "split/dev": 32,
         "split/test": 48,
         "split/train": 176,
@@ -225,8 +226,35 @@ def test_unusable_input_names_the_three_commonest_reasons(tmp_path):
     rows += [question(n, task="essay") for n in range(2)] + [question(9, split="holdout")]
     message = failure(write(tmp_path / "in.jsonl", rows), tmp_path / "run")
     assert "none of the 10 rows is usable" in message
-    assert "no answer among the choices (4); empty question (3); unknown task (2)." in message
+    assert "no answer among the choices (4); empty question (3); unknown task (2); " in message
+    assert "say in data.columns what the columns mean; the first row has id, question" in message
     assert len(dead_letters(tmp_path / "run")) == 10
+
+
+def test_what_is_not_said_of_the_columns_is_no_setting_however_the_configuration_was_made(tmp_path):
+    config = config_of("sample")
+    spelled_out = RunConfig.model_validate(config.model_dump())
+    settings = module.settings_of(config)
+    assert settings == module.settings_of(spelled_out) and "labels" not in settings["data"]
+    named = module.settings_of(config_of("sample", labels=["no", "yes"]))
+    assert named["data"]["labels"] == ["no", "yes"]
+
+
+def test_a_misspelled_column_is_named_with_the_one_that_was_meant(tmp_path):
+    path = write(tmp_path / "in.jsonl", [{"q": f"Is {n} even?", "gold_label": "yes"} for n in range(3)])
+    message = failure(path, tmp_path / "run", columns={"question": "q", "answer": "gold_lable"})
+    meant = "missing column 'gold_lable' (3); did you mean 'gold_label'? The first row has q, gold_label"
+    assert meant in message
+
+
+def test_rows_without_an_id_get_one_from_their_content_and_the_same_question_counts_once(tmp_path):
+    rows = [{"question": f"Is {n % 5} even?", "answer": "yes", "split": "train"} for n in range(6)]
+    rows += [{"question": "Which?", "choices": ["a", "b", "B "], "answer": "a", "split": "test"}]
+    manifest, requests = run(write(tmp_path / "in.jsonl", rows), tmp_path / "run")
+    assert (manifest.metrics["made_ids"], manifest.metrics["merged"]) == (6, 1)
+    assert manifest.metrics["reason/duplicate question"] == 1
+    again, same = run(write(tmp_path / "other.jsonl", rows[::-1]), tmp_path / "again")
+    assert {row.id for row in same} == {row.id for row in requests} and again.num_out == 6
 
 
 @pytest.mark.parametrize(("split", "way_out"), [("train", "lower data.dev"), ("test", "raise data.test")])

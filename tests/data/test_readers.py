@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cotray.config import DataConfig
-from cotray.data.readers import NUM_HASHED_BYTES, Unreadable, input_fingerprint, read_rows
+from cotray.data.file_formats import Unreadable
+from cotray.data.readers import NUM_HASHED_BYTES, input_fingerprint, read_rows
 from cotray.errors import ConfigError, DataError
 
 
@@ -50,7 +51,7 @@ def test_malformed_json_lines_are_told_apart(tmp_path):
         "a.jsonl:1": "bad JSON",
         "a.jsonl:2": "not a JSON object",
         "a.jsonl:3": "not a JSON object",
-        "a.jsonl:4": "not UTF-8",
+        "a.jsonl:4": "not UTF-8; save the file as UTF-8",
         "a.jsonl:5": "NUL byte",
         "a.jsonl:6": "bad JSON",
         "a.jsonl:7": "bad JSON",
@@ -91,7 +92,7 @@ def test_malformed_csv_rows_are_told_apart(tmp_path):
     assert reasons(path) == {
         "a.csv:2": "wrong number of CSV columns",
         "a.csv:3": "wrong number of CSV columns",
-        "a.csv:4": "not UTF-8",
+        "a.csv:4": "not UTF-8; save the file as UTF-8",
         "a.csv:5": "NUL byte",
         "a.csv:6": "bad CSV (field larger than field limit (131072))",
     }
@@ -144,11 +145,12 @@ def test_a_source_that_cannot_be_read_is_one_line_with_a_way_out(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert error_of(tmp_path / "no.jsonl") == (
         f"{tmp_path}/no.jsonl: no such file or folder; "
-        "give a file or folder, s3://..., hf:ID, sample or world"
+        "give a file, folder or pattern, s3://..., hf:ID, sample or world"
     )
     assert error_of(tmp_path / "notes.txt") == (
         f"{tmp_path}/notes.txt: unsupported kind of file; "
-        "cotray reads .jsonl, .json, .csv, .parquet or one of the first three with .gz"
+        "cotray reads .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .xlsx, .tar, and these with .gz, .zst, "
+        ".bz2"
     )
     assert "no file to read in this folder" in error_of(tmp_path)
     assert "cannot be opened" in error_of("nosuch://bucket/a.jsonl")
@@ -249,5 +251,5 @@ def test_a_hub_data_set_is_another_input_when_its_branch_has_moved_on(monkeypatc
 
 def test_a_hub_data_set_without_the_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"pip install cotray\[hub\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'cotray\[hub\]'"):
         rows_of("hf:owner/name")

@@ -48,9 +48,11 @@ def test_readme_is_read_in_one_sitting() -> None:
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
-    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    listed = re.findall(r": ([\w/-]+\.(?:md|ipynb))$", (ROOT / "mkdocs.yml").read_text(), re.M)
     assert sorted(listed) == sorted(
-        str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")
+        str(page.relative_to(ROOT / "docs"))
+        for suffix in ("md", "ipynb")
+        for page in (ROOT / "docs").rglob(f"*.{suffix}")
     )
 
 

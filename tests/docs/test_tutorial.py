@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import pytest
 from local_ray import joining, local_ray
 from pages import ROOT, blocks
+
+from cluster.processes import free_ports
 
 pytestmark = pytest.mark.ray
 
@@ -71,8 +72,7 @@ def pasted(text: str, folder: Path, ray_address: str) -> str:
 
 @pytest.mark.timeout(SECONDS + 120)
 def test_the_tutorial_goes_from_questions_to_a_served_student(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     with local_ray(num_cpus=8) as address:
         output = pasted(script(port), tmp_path, address)
     assert "24 in, 23 out, 1 dead letters" in output

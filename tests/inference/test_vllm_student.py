@@ -9,6 +9,7 @@ import pytest
 
 from cotray.config import ScoringConfig
 from cotray.errors import EngineDied, TooLong
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.student import Student
@@ -38,7 +39,12 @@ def served(loop: asyncio.AbstractEventLoop):
 
     async def start() -> VllmStudent:
         return VllmStudent(
-            MODEL, config=CONFIG, prompt=trained_prompt("on"), engine_args={"max_model_len": 512}, max_rows=8
+            MODEL,
+            config=CONFIG,
+            prompt=trained_prompt("on"),
+            seed=0,
+            engine_args={"max_model_len": 512},
+            max_rows=8,
         )
 
     student = loop.run_until_complete(start())
@@ -54,7 +60,7 @@ def test_answers_given_together_are_those_of_the_transformers_engine(loop, serve
 
     async def ask() -> list[Reply]:
         asking = [
-            served.answer(pair, rationale, pieces.append)
+            served.answer(pair, rationale, GREEDY, pieces.append)
             for (pair, rationale), pieces in zip(ASKED, shown, strict=True)
         ]
         return await asyncio.gather(*asking)
@@ -65,6 +71,54 @@ def test_answers_given_together_are_those_of_the_transformers_engine(loop, serve
         assert reply.wrote_answer == wanted.wrote_answer
         assert (reply.num_prompt_tokens, reply.num_tokens) == (wanted.num_prompt_tokens, wanted.num_tokens)
         assert reply.choice_logprobs == pytest.approx(wanted.choice_logprobs, abs=1e-3)
+
+
+def test_what_a_request_asks_for_is_what_the_transformers_engine_makes_of_it(loop, served) -> None:
+    """Of greedy decoding; of draws, what both know of the first token."""
+    student = Student(MODEL, config=CONFIG, prompt=trained_prompt("on"), seed=0, method="")
+    (plain,) = student.respond(PAIRS[:1], [None])
+    decodings = [
+        Decoding(max_tokens=3),
+        Decoding(stop=(plain.text[4:6],)),
+        Decoding(num_logprobs=3),
+        Decoding(temperature=1.0, top_p=1e-6),
+        Decoding(temperature=0.01, num_logprobs=0, max_tokens=1),
+    ]
+    expected = student.respond(PAIRS[:1] * len(decodings), [None] * len(decodings), decodings)
+    shown: list[list[str]] = [[] for _ in decodings]
+
+    async def ask() -> list[Reply]:
+        asking = (
+            served.answer(PAIRS[0], None, decoding, pieces.append)
+            for decoding, pieces in zip(decodings, shown, strict=True)
+        )
+        return await asyncio.gather(*asking)
+
+    for reply, pieces, wanted in zip(loop.run_until_complete(ask()), shown, expected, strict=True):
+        assert reply.text == wanted.text == "".join(pieces)
+        assert (reply.num_tokens, reply.finish_reason, reply.added) == (
+            wanted.num_tokens,
+            wanted.finish_reason,
+            wanted.added,
+        )
+        assert [token.text for token in reply.tokens] == [token.text for token in wanted.tokens]
+        for token, other in zip(reply.tokens, wanted.tokens, strict=True):
+            assert token.logprob == pytest.approx(other.logprob, abs=1e-3)
+            assert [logprob for _, logprob in token.likeliest] == pytest.approx(
+                [logprob for _, logprob in other.likeliest], abs=1e-3
+            )
+
+
+def test_draws_follow_from_seed_and_question_alone(loop, served) -> None:
+    asked = [(pair, Decoding(temperature=1.0, seed=seed)) for pair in PAIRS[:3] for seed in (1, 2)]
+    asked += [(PAIRS[0], Decoding(temperature=1.0, seed=1, sample=1)), (PAIRS[0], Decoding(temperature=1.0))]
+
+    async def together() -> list[Reply]:
+        return await asyncio.gather(*(served.answer(pair, None, decoding) for pair, decoding in asked))
+
+    texts = [reply.text for reply in loop.run_until_complete(together())]
+    alone = [loop.run_until_complete(served.answer(pair, None, decoding)).text for pair, decoding in asked]
+    assert texts == alone and len(set(texts)) == len(texts)
 
 
 def test_a_question_longer_than_the_window_is_refused_before_the_engine_sees_it(served) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from manifests.checks import check
 from manifests.crds import CRD_DIR, check_crds, schemas
-from manifests.network import Peer, is_allowed
+from manifests.network import Peer, is_allowed, may_leave
 from manifests.pods import pods
 from manifests.rayclusters import ray_clusters
 from manifests.rendering import K8S, OVERLAYS, ROOT, Manifest, name_of, of_kind, render, render_with
@@ -183,6 +183,60 @@ def test_inside_the_namespace_pods_reach_what_they_use_and_the_ingress_reaches_r
     assert not is_allowed(manifests, NEIGHBOUR, redis, 6379)
     assert not is_allowed(manifests, NEIGHBOUR, minio, 9000)
     assert not is_allowed(manifests, PROMETHEUS, serving, 8265)
+
+
+DNS = Peer({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"})
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_leave_for_what_they_use_alone(overlay: str) -> None:
+    manifests = rendered(overlay)
+    by_name = {pod.subject: pod.labels for pod in pods(manifests)}
+    head, teacher = by_name["RayJob/cotray-run head"], by_name["RayJob/cotray-run teacher"]
+    redis = by_name["StatefulSet/redis"]
+    for labels in (head, teacher):
+        inside = [(Peer(head), 6379), (Peer(teacher), 20000), (Peer(redis), 6379), (DNS, 53)]
+        outside = [("52.216.1.1", 80), ("169.254.169.254", 80), ("169.254.169.254", 443), ("10.0.0.9", 22)]
+        outside += [(Peer(redis), 22), (NEIGHBOUR, 8080), (STRANGER, 443)]
+        assert all(may_leave(manifests, labels, peer, port) for peer, port in [*inside, ("52.216.1.1", 443)])
+        assert may_leave(manifests, labels, DNS, 53, "UDP")
+        assert not any(may_leave(manifests, labels, peer, port) for peer, port in outside)
+    assert may_leave(manifests, head, "10.96.0.1", 6443)
+    assert not may_leave(manifests, teacher, "10.96.0.1", 6443)
+    for labels in (redis, NEIGHBOUR.labels):
+        assert not may_leave(manifests, labels, "52.216.1.1", 443)
+        assert not may_leave(manifests, labels, DNS, 53, "UDP")
+
+
+def test_the_ingress_exposes_the_api_and_the_page_and_nothing_of_serves_own() -> None:
+    from fastapi.routing import APIRoute
+    from starlette.testclient import TestClient
+    from visits import Scripted
+
+    from cotray.config import ServingConfig
+    from cotray.serving.app import create_app
+
+    (ingress,) = [each for each in rendered("gpu") if each["kind"] == "Ingress"]
+    (rule,) = ingress["spec"]["rules"]
+    paths = [(entry["path"], entry["pathType"]) for entry in rule["http"]["paths"]]
+
+    def is_exposed(asked: str) -> bool:
+        return any(
+            asked == path if kind == "Exact" else f"{asked}/".startswith(f"{path.rstrip('/')}/")
+            for path, kind in paths
+        )
+
+    assert not any(
+        map(is_exposed, ("/-/routes", "/-/healthz", "/healthz", "/docs", "/openapi.json", "/metrics"))
+    )
+    # All that clients call, and all that the page asks for.
+    app = create_app(Scripted(), ServingConfig(), ["k"])
+    client_paths = [
+        r.path for r in app.routes if isinstance(r, APIRoute) and r.path.startswith(("/v1", "/page"))
+    ]
+    assert len(client_paths) > 10 and all(map(is_exposed, [*client_paths, "/", "/readyz"]))
+    page = TestClient(app).get("/").text
+    assert all(is_exposed(f"/{name}") for name in re.findall(r'(?:src|href)="(page/[^"]+)"', page))
 
 
 def test_the_operator_is_pinned_and_confined_to_the_namespace() -> None:

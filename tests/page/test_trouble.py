@@ -20,6 +20,7 @@ from visits import (
     wait_for_chart,
 )
 
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply
 from cotray.serving.web_page import MODULES, WEB
 
@@ -77,7 +78,9 @@ def test_a_newer_question_supersedes_one_that_is_still_under_way(visit: Visiting
     released = threading.Event()
 
     class Slow(Scripted):
-        async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+        async def answer(
+            self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+        ) -> Reply:
             if pair.task == "yes_no":
                 await asyncio.to_thread(released.wait, 60)
             return await super().answer(model, pair, rationale)
@@ -175,3 +178,14 @@ def test_nothing_scrolls_sideways_in_light_dark_and_narrow_and_screenshots_are_k
         page.evaluate("scrollTo(0, 0)")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"page-{name}.png", full_page=True)
+
+
+def test_a_student_that_cannot_write_is_said_to_be_untrained(visit: Visiting) -> None:
+    with serving(Scripted(), untrained={"student": "the student is <b>untrained</b>"}) as address:
+        page = visit(address, viewport={"width": 390, "height": 800}).page
+        expect(page.locator("#untrained")).to_have_text("student: the student is <b>untrained</b>.")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    with serving(Scripted()) as address:
+        page = visit(address).page
+        wait_for_chart(page)
+        expect(page.locator("#untrained")).to_be_hidden()

@@ -10,6 +10,7 @@ from visits import Scripted, Visit, Visiting, ask, serving, wait_for_chart
 
 from cotray.config.data import DataConfig
 from cotray.config.world import WorldConfig
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply
 from cotray.serving.examples import examples_of
 from cotray.serving.schema import Example
@@ -22,7 +23,9 @@ EXAMPLES = examples_of(WORLD)
 class OfTheWorld(Scripted):
     """`faithful` answers what follows from its rationale in the world; others always the first choice."""
 
-    async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply:
         question = question_of(pair)
         given = rationale or question.grounded(pair.choices[0])
         kind = given.split()[0].lower().removesuffix("s")

@@ -6,7 +6,7 @@ import json
 import random
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from playwright.sync_api import ConsoleMessage, Page, Request
 
 from cotray.config import ServingConfig
 from cotray.config.data import DataConfig
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.app import create_app
 from cotray.serving.examples import examples_of
@@ -41,13 +42,17 @@ class Scripted:
             for _ in range(200):
                 self.windows.add(version, earlier(draws))
 
-    async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply:
         given = rationale or self.rationale
         answer = named(given, pair.choices)
         logprobs = tuple(0.0 if choice == answer else -1.5 for choice in pair.choices)
         return Reply(f"{given} So the answer is {answer}", given, answer, rationale is None, logprobs, 5, 4)
 
-    async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
+    async def stream(
+        self, model: str, pair: QAPair, decoding: Decoding = GREEDY
+    ) -> AsyncIterator[str | Reply]:
         yield await self.answer(model, pair, None)
 
     async def simulate(self, model: str, row: StudentAnswer) -> Simulation:
@@ -84,9 +89,12 @@ PREDICTED = {"sim_x": 0.5, "sim_e": 0.4, "sim_xe": 0.75}
 
 
 @contextmanager
-def serving(backend: Scripted, *keys: str, data: DataConfig | None = None) -> Iterator[str]:
+def serving(
+    backend: Scripted, *keys: str, data: DataConfig | None = None, untrained: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """The address of an application over the backend, on a port of its own; data is what it learned."""
-    app = create_app(backend, ServingConfig(live_share=1), keys, examples_of(data or DataConfig()))
+    offered = examples_of(data or DataConfig())
+    app = create_app(backend, ServingConfig(live_share=1), keys, offered, untrained or {})
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

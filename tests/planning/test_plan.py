@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from cotray.bench.plan import Measured, Setting, planned_seconds
+from cotray.commands.plan import main
 from cotray.config import RunConfig, parse_config
 from cotray.errors import ConfigError
 from cotray.planning.fleet import Nodes
 from cotray.planning.measured_rates import teacher_rates
 from cotray.planning.plan import estimate, most_replicas, quantile, smallest_fleet
 from cotray.planning.run_simulation import Assumptions, Rates, included, on_nodes, simulate_runs
-from jobs.bench.plan import Measured, Setting, planned_seconds
-from jobs.plan import main
 
 CONFIG = """
 method: contrast-wrong+counterfactual
@@ -280,7 +280,7 @@ def test_mistakes_are_one_line_and_exit_code_2(yaml, capsys, options, message) -
 def test_missing_rate_says_how_to_measure_it(yaml, tmp_path: Path, capsys) -> None:
     assert main(["-c", yaml, "--rows", "100"]) == 2
     assert (
-        "no rate is given for teacher.engine=transformers: measure it with `python -m"
+        "no rate is given for teacher.engine=transformers: measure it with `cotray bench"
         in capsys.readouterr().err
     )
     bench = tmp_path / "bench.json"
@@ -290,3 +290,10 @@ def test_missing_rate_says_how_to_measure_it(yaml, tmp_path: Path, capsys) -> No
     bench.write_text("{")
     assert main(["-c", yaml, "--rows", "100", "--bench", str(bench)]) == 2
     assert "not a bench result" in capsys.readouterr().err
+
+
+def test_a_teacher_over_an_api_has_no_gpus_to_plan() -> None:
+    endpoint = {"base_url": "http://localhost/v1"}
+    teacher = {"engine": "openai", "model": "m", "endpoint": endpoint}
+    with pytest.raises(ConfigError, match="needs no GPUs to plan"):
+        teacher_rates(parse_config({"teacher": teacher}), None, tokens_per_s=9.0)

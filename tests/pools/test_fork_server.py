@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,13 @@ import pytest
 from cotray.pools.fork_server import fork_server
 
 SCRIPT = """
-import json, os, random, sys, threading
+import gc, json, os, random, sys, threading
 print(json.dumps({
     "arguments": sys.argv, "variable": os.environ.get("COTRAY_TEST"), "folder": os.getcwd(), "name": __name__,
     "has_torch": "torch" in sys.modules, "threads": threading.active_count(), "draw": random.random(),
     "torch_threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
     "parent": os.getppid(), "leader": os.getsid(0) == os.getpid(), "pid": os.getpid(),
+    "frozen": gc.get_freeze_count(), "has_ray": "ray" in sys.modules,
 }))
 print("an error", file=sys.stderr)
 """
@@ -56,6 +60,13 @@ def test_a_forked_worker_has_the_arguments_environment_folder_and_streams_it_was
     assert (told["variable"], told["folder"]) == ("here", str(tmp_path))
     assert told["has_torch"] and told["threads"] == 1 and told["leader"]
     assert errors == "an error\n" and told["torch_threads"] == 3
+
+
+def test_a_collection_in_a_worker_does_not_copy_what_the_server_imported(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    told, _ = run(client, script, tmp_path)
+    assert told["frozen"] > 100_000 and not told["has_ray"]
 
 
 def test_workers_do_not_share_their_random_numbers(client: list[str], script: Path, tmp_path: Path) -> None:
@@ -116,3 +127,63 @@ def test_the_server_ends_with_the_block_and_leaves_no_folder() -> None:
         folder = Path(shlex.split(runtime_env["py_executable"])[-1]).parent
         assert folder.is_dir()
     assert not folder.exists()
+
+
+HANGING = """
+import os, signal, subprocess, sys, tempfile
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+folder = tempfile.mkdtemp(prefix="pymp-")
+print(os.getpid(), child.pid, folder, flush=True)
+signal.pause()
+"""
+
+
+def test_a_worker_that_does_not_end_is_killed_with_what_it_started_and_its_temporary_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    path = tmp_path / "hanging.py"
+    path.write_text(HANGING)
+    with fork_server() as runtime_env:
+        environment = os.environ | runtime_env["env_vars"]
+        command = [*shlex.split(runtime_env["py_executable"]), str(path)]
+        client = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        assert client.stdout is not None
+        worker, child, folder = client.stdout.readline().split()
+        ends = [os.pidfd_open(int(pid)) for pid in (worker, child)]
+        assert Path(folder).is_relative_to(tmp_path) and Path(folder).is_dir()
+    assert select.select(ends[:1], [], [], 0)[0] and select.select(ends[1:], [], [], 30)[0]
+    client.wait()
+    client.stdout.close()
+    assert not list(tmp_path.glob("cotray-fork-*")) and not list(tmp_path.rglob("pymp-*"))
+
+
+def test_the_server_outlives_a_driver_that_is_killed_and_takes_all_away(tmp_path: Path) -> None:
+    path = tmp_path / "hanging.py"
+    path.write_text(HANGING)
+    code = (
+        "import os, shlex, signal, subprocess, sys\n"
+        "from cotray.pools.fork_server import fork_server\n"
+        "with fork_server() as runtime_env:\n"
+        f"    command = [*shlex.split(runtime_env['py_executable']), {str(path)!r}]\n"
+        "    environment = os.environ | runtime_env['env_vars']\n"
+        "    worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)\n"
+        "    print(worker.stdout.readline().decode(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "own").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "own")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    worker, child, folder = done.stdout.split()
+    assert done.returncode == -signal.SIGKILL and Path(folder).is_relative_to(tmp_path)
+    for pid in (worker, child):
+        with suppress(ProcessLookupError):
+            end = os.pidfd_open(int(pid))
+            assert select.select([end], [], [], 60)[0]
+            os.close(end)
+    deadline = time.monotonic() + 60
+    while list((tmp_path / "own").glob("cotray-fork-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the server itself, whose end nobody is told
+    assert not list((tmp_path / "own").glob("cotray-fork-*"))

@@ -172,7 +172,9 @@ def test_a_weight_counts_an_example_in_the_sum_and_in_the_number_of_tokens() -> 
 
     def loss(*examples: TrainExample) -> tuple[float, torch.Tensor]:
         model.zero_grad()
-        micro = Collator(model, tokenizer, 2)(examples)
+        micro = Collator(model, tokenizer, 2)(
+            [encode(example, tokenizer, is_encoder_decoder=False) for example in examples]
+        )
         result = accumulate_gradients(model, micro, [], alpha=0.0)
         return result.total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 

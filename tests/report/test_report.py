@@ -196,7 +196,7 @@ def test_no_report_is_made_of_answers_to_rationales_that_are_no_longer_there(tmp
     source = folder.require("requests", "prepare").fingerprint
     folder.begin("rationales", settings=again, input=source, overwrite=True)
     folder.finish(Manifest("rationales", again, source, 1, 1, 0, {"tokens": 3}))
-    with pytest.raises(DataError, match=r"answers: was made from .*; run `python -m jobs\.score`"):
+    with pytest.raises(DataError, match=r"answers: was made from .*; run `cotray score`"):
         report(parse_config({"run_dir": str(tmp_path)}))
 
 

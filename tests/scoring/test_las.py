@@ -4,9 +4,10 @@ import random
 
 import pytest
 
+from cotray.inference.student_reply import match_choice
 from cotray.scoring.las import binned_las, las
 from cotray.scoring.statistics import accuracy_ci95, mean_and_std
-from cotray.scoring.student import match_choice, perturb_tokens
+from cotray.scoring.student import perturb_tokens
 
 STUDENT, X, E, XE = "ABACBACB", "ACBCCAAC", "ABACBBAC", "ABACBACC"
 

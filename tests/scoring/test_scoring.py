@@ -8,6 +8,7 @@ import torch
 from cotray.config import ScoringConfig
 from cotray.inference.generation import generate_texts
 from cotray.inference.likelihood import Context, candidate_logprobs, likeliest
+from cotray.inference.student_reply import match_answer, match_choice
 from cotray.models.loading import load_for_inference
 from cotray.prompts.simulator import prompted_source, simulator_example, simulator_source
 from cotray.prompts.student import (
@@ -21,7 +22,7 @@ from cotray.prompts.student import (
 )
 from cotray.records import QAPair, Rationale, StudentAnswer
 from cotray.scoring.simulator import Simulator
-from cotray.scoring.student import Student, choose_or_write, match_choice
+from cotray.scoring.student import Student, choose_or_write
 from cotray.stages.score import figures
 
 MODELS = ("random:llama", "random:t5", "random:gpt2")
@@ -68,11 +69,17 @@ def test_batched_generation_equals_one_row_at_a_time(name: str) -> None:
     assert together == alone
 
 
-def test_questions_without_choices_are_answered_in_free_text() -> None:
-    model, tokenizer = load_for_inference("random:llama")
-    contexts = [CONTEXTS[0], Context("How many?\n", f"Because.{ANSWER_PHRASE}", [])]
-    first, second = choose_or_write(model, tokenizer, contexts, [("yes", "no", "maybe not"), ()])
-    assert first in ("yes", "no", "maybe not") and isinstance(second, str)
+@pytest.mark.parametrize("name", MODELS)
+def test_questions_without_choices_are_answered_in_free_text_together_as_one_by_one(name: str) -> None:
+    model, tokenizer = load_for_inference(name)
+    closed = QAPair("c", "multiple_choice", "", ("yes", "no", "maybe not"), "")
+    open_ = QAPair("o", "open", "", (), "")
+    contexts = [CONTEXTS[0]]
+    for reason in ("Because.", "Nobody knows why, but it is so.", "Because."):
+        contexts.append(Context(f"How many? {len(contexts)}\n", f"{reason}{ANSWER_PHRASE}", []))
+    first, *rest = choose_or_write(model, tokenizer, contexts, [closed, open_, open_, open_])
+    assert first in closed.choices
+    assert rest == [choose_or_write(model, tokenizer, [one], [open_])[0] for one in contexts[1:]]
     assert choose_or_write(model, tokenizer, [], []) == []
 
 
@@ -137,6 +144,16 @@ def test_forced_prefix_is_what_training_saw() -> None:
 def test_a_full_stop_after_the_answer_is_no_other_answer() -> None:
     assert match_choice("the U.S", ["Canada", "the U.S."]) == "the U.S."
     assert match_choice("Mat.", CHOICE.choices) == "mat"
+
+
+def test_a_number_is_the_same_number_however_it_is_written() -> None:
+    number = QAPair("n", "number", "How many?", (), "1200")
+    for written in ("1200", "1,200", "$1,200.00", "1200 books.", "about 1200.0"):
+        assert match_answer(written, number) == "1200"
+    assert match_answer("-0.50 degrees", number) == "-0.5"
+    assert match_answer("\u22123", number) == "-3"
+    assert match_answer("1/2", number) == "1/2"
+    assert match_answer("none", number) is None
 
 
 def test_simulator_arms_leave_out_what_they_say() -> None:

@@ -14,6 +14,7 @@ import pytest
 from cotray.config import RunConfig, parse_config
 from cotray.config.serving import ServingConfig
 from cotray.errors import ConfigError
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.scoring.las import las
 from cotray.serving.access import Access, load_keys
@@ -31,21 +32,27 @@ class Scripted:
     def __init__(self) -> None:
         self.shares = {"student": 1.0}
         self.observed: list[StudentAnswer] = []
+        self.decodings: list[Decoding] = []
         self.is_busy = False
         self.released = asyncio.Event()
         self.released.set()
 
-    async def answer(self, model: str, pair: QAPair, rationale: str | None) -> Reply:
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply:
         if self.is_busy:
             raise Unavailable("all models are busy; try again")
         await self.released.wait()
         answer = pair.choices[0] if pair.choices else "rain"
         logprobs = tuple(-float(index) for index in range(len(pair.choices)))
         text = f"Wet. So the answer is {answer}"
+        self.decodings.append(decoding)
         return Reply(text, rationale or "Wet.", answer, True, logprobs, 5, 4)
 
-    async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
-        reply = await self.answer(model, pair, None)
+    async def stream(
+        self, model: str, pair: QAPair, decoding: Decoding = GREEDY
+    ) -> AsyncIterator[str | Reply]:
+        reply = await self.answer(model, pair, None, decoding)
         for word in reply.text.split(" "):
             yield f"{word} "
         yield reply
@@ -110,17 +117,16 @@ def test_the_counterfactual_switch_answers_after_the_given_rationale() -> None:
     assert backend.observed == []  # not a live answer of the student
 
 
-def test_a_chat_answers_the_last_user_message_and_gives_the_parts_apart() -> None:
-    messages = [
-        {"role": "user", "content": "Earlier"},
-        {"role": "user", "content": "Where does rain come from?\n(A) clouds\n(B) rivers"},
-    ]
-    body = post("/v1/chat/completions", {"model": "student", "messages": messages, "temperature": 0.7}).json()
+def test_a_chat_answers_the_question_and_gives_the_parts_apart() -> None:
+    messages = [{"role": "user", "content": "Where does rain come from?\n(A) clouds\n(B) rivers"}]
+    body = post("/v1/chat/completions", {"model": "student", "messages": messages}).json()
     message = body["choices"][0]["message"]
     assert message["content"] == "Wet. So the answer is clouds"
     assert message["cotray"] == {
         "rationale": "Wet.",
         "answer": "clouds",
+        "wrote_answer": True,
+        "added": "",
         "choices": ["clouds", "rivers"],
         "answer_logprobs": [0.0, -1.0],
     }
@@ -181,6 +187,26 @@ def test_bad_requests_get_an_error_in_openais_shape(body: Any, status: int) -> N
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and "Traceback" not in response.text
     assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/answer", b'{"question": ', "the body is no JSON: an error at character 13"),
+        ("/v1/answer", b"", "the body: Field required"),
+        ("/v1/answer", b"[]", "the body: Input should be a valid dictionary"),
+        ("/v1/answer", {}, "question: Field required"),
+        ("/v1/answer", {"question": "Q?", "choices": ["a"]}, "choices: one is no choice; give two or more"),
+        ("/v1/answer", {"question": "Q?", "choices": ["a", ""]}, "choices.1: String should have at least 1"),
+        ("/v1/answer", QUESTION | {"choices": [f"c{i}" for i in range(101)]}, "choices: 100 of one question"),
+        ("/v1/answer", {"question": "Q" * 9000}, "8000 characters at most (serving.max_chars)"),
+        ("/v1/las", {"rows": [QUESTION, {"question": 5}]}, "rows.1.question: Input should be a valid string"),
+        ("/v1/las", {"rows": [QUESTION] * 3}, "rows: 2 at most (serving.max_rows)"),
+    ],
+)
+def test_a_message_names_the_field_and_what_it_wants(path: str, body: Any, message: str) -> None:
+    response = post(path, body, max_rows=2)
+    assert response.status_code in (400, 422) and message in response.json()["error"]["message"]
 
 
 def test_a_full_queue_is_503_with_retry_after_and_so_is_a_busy_model() -> None:

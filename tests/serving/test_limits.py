@@ -20,6 +20,7 @@ from test_app import HEADERS, KEY, QUESTION, Scripted, client, post
 
 from cotray.config.serving import ServingConfig
 from cotray.errors import ConfigError
+from cotray.inference.decoding import GREEDY, Decoding
 from cotray.records import QAPair, Reply, Simulation, StudentAnswer
 from cotray.serving.access import Access, load_keys
 from cotray.serving.app import create_app
@@ -98,6 +99,9 @@ WORST: dict[str, Callable[[int], str]] = {
     "letters": lambda n: "(A) " + "x " * (n // 2),
     "lines": lambda n: "\n" * n,
     "choices": lambda n: "A) x\nB) y\n" * (n // 10),
+    "choices on a line": lambda n: "(A) x (B) y " * (n // 12),
+    "spaces between choices on a line": lambda n: ("(A)" + " " * (n // 10)) * 10,
+    "open brackets": lambda n: "(A" * (n // 2),
 }
 
 
@@ -285,7 +289,9 @@ def test_what_would_break_a_response_is_refused_before_it_begins(path: str, body
 
 
 class Broken(Scripted):
-    async def stream(self, model: str, pair: QAPair) -> AsyncIterator[str | Reply]:
+    async def stream(
+        self, model: str, pair: QAPair, decoding: Decoding = GREEDY
+    ) -> AsyncIterator[str | Reply]:
         yield "Wet. "
         raise ZeroDivisionError("secret")
 

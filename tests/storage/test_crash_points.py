@@ -2,7 +2,7 @@
 
 The verbs run in this process, with a fake teacher and stand-ins for the models, over the real storage code.
 A kill is an exception after which nothing of that attempt reaches the storage. Real kills of real processes
-are in test_chaos.py. Each third point of a local disk and each twenty-third of S3 is tried, unless
+are in test_chaos.py. Each seventh point of a local disk and each fifty-third of S3 is tried, unless
 COTRAY_CRASH_POINTS_EVERY says otherwise; 1 tries all.
 """
 
@@ -24,10 +24,11 @@ import pytest
 from s3_server import serve
 
 from cotray.config import RunConfig, load_config
+from cotray.pools import placement
 from cotray.pools.pool import PoolResult, _seal_shard
 from cotray.pools.train_workers import FitReport
 from cotray.records import Simulation, StudentAnswer
-from cotray.stages import generate, score, train
+from cotray.stages import generate, score, simulator, train
 from cotray.stages.run import run_stages
 from cotray.storage import checkpoints, filesystems, folder, lease
 from cotray.storage.checkpoints import complete, discard, newest, publish, upload
@@ -81,8 +82,9 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray and no models; each attempt is a process of its own to the leases."""
     for module in (generate, score):
         monkeypatch.setattr(module, "run_pool", pool_in_this_process)
-    for module in (train, score):
+    for module in (train, simulator):
         monkeypatch.setattr(module, "fit", fit_without_a_model)
+    monkeypatch.setattr(placement, "wait_until_placed", lambda *_, **__: None)
     monkeypatch.setattr(score, "_load_student", lambda *_: answer)
     monkeypatch.setattr(score, "_load_simulator", lambda *_: simulate)
     monkeypatch.setattr(lease, "_start_of", lambda _: str(ATTEMPT["number"]))
@@ -184,7 +186,7 @@ def crash_everywhere(root: str, *, overwrite: bool, every: int) -> int:
     with Crash().armed() as counting:
         attempt(config_of(straight, *NEW), overwrite=overwrite)
     expected = state_of(straight)
-    assert len([name for name in expected if name.endswith("manifest.json")]) == 6
+    assert len([name for name in expected if name.endswith("manifest.json")]) == 8
     for point in range(1, counting.num_points + 1, every):
         run_dir = f"{root}/killed-{point}"
         if overwrite:

@@ -20,6 +20,7 @@ from cotray.config import DataConfig
 from cotray.data.readers import read_rows
 from cotray.errors import DataError
 from cotray.models.locations import model_path
+from cotray.storage.checkpoints import as_folder, complete, newest, publish
 from cotray.storage.filesystems import NUM_RETRIES
 from cotray.storage.run_folder import DeadLetter, RunFolder
 
@@ -113,7 +114,7 @@ def test_a_reader_during_an_upload_sees_the_old_file_or_none(server, data, old):
         folder.write_bytes(name, old)
     has_half, may_go_on = threading.Event(), threading.Event()
 
-    def wait() -> None:
+    def wait(path: str) -> None:
         has_half.set()
         assert may_go_on.wait(60)
 
@@ -127,6 +128,23 @@ def test_a_reader_during_an_upload_sees_the_old_file_or_none(server, data, old):
     may_go_on.set()
     writer.join(60)
     assert folder.read_bytes(name) == data
+
+
+def test_a_checkpoint_is_completed_found_and_fetched_while_requests_are_throttled(server, tmp_path):
+    """Of its files one is smaller than the server's refusal, which pyarrow cannot read into its place."""
+    uri = f"{FOLDER}/checkpoints/x/step-00000001"
+    contents = {"small": b"x", "empty": b"", "large": LARGE}
+    for worker, names in enumerate((("small", "empty"), ("large",))):
+        local = tmp_path / str(worker)
+        local.mkdir()
+        for name in names:
+            (local / name).write_bytes(contents[name])
+        publish(str(local), uri, worker)
+    server.faults.throttle_share = 0.3
+    complete(uri, 2)
+    assert newest(uri.rpartition("/")[0]) == (uri, [])
+    with as_folder(uri) as folder:
+        assert {name: Path(folder, name).read_bytes() for name in contents} == contents
 
 
 def test_small_throttled_input_is_read(server):
@@ -247,7 +265,7 @@ def test_prepare_into_a_missing_bucket_is_one_line_and_exit_code_2(server, tmp_p
     result = subprocess.run([*command, "run_dir=s3://missing/x"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        "cotray: s3://missing/x/config.yaml: no such bucket; create it or correct the path"
+        "cotray: run_dir: s3://missing/x: no such bucket; create it or correct the path"
     ]
 
 

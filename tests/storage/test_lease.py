@@ -12,11 +12,12 @@ from pathlib import Path
 
 import boto3
 import pytest
+from filelock import FileLock
 from s3_server import serve
 
 from cotray.config import load_config
 from cotray.data.prepare import prepare
-from cotray.errors import StageError, StageInUse
+from cotray.errors import DataError, StageError, StageInUse
 from cotray.stages.run import wait_until_free
 from cotray.storage import lease as lease_module
 from cotray.storage.lease import Fence, lease
@@ -136,6 +137,19 @@ def test_of_many_that_ask_at_once_one_gets_the_lease(root: str) -> None:
 def test_a_damaged_lease_keeps_nobody_out(root: str) -> None:
     RunFolder(root).write_bytes(".leases/prepare.json", b"{half")
     with lease(root, "prepare") as fence:
+        fence.check()
+
+
+def test_a_lock_that_a_stopped_process_holds_is_named_instead_of_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "LOCK_S", 0.2)
+    lock = tmp_path / ".leases" / "lock"
+    lock.parent.mkdir()
+    message = r"Ctrl-Z.*fuser .*leases/lock"
+    with FileLock(lock), pytest.raises(DataError, match=message), lease(str(tmp_path), "prepare"):
+        pass
+    with lease(str(tmp_path), "prepare") as fence:
         fence.check()
 
 

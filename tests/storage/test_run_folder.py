@@ -187,7 +187,7 @@ def test_tuples_in_settings_do_not_look_like_a_change(tmp_path):
 def test_an_unfinished_stage_is_required_with_the_verb_to_run(tmp_path):
     folder = RunFolder(str(tmp_path))
     begin(folder)
-    with pytest.raises(DataError, match=r"requests: not finished; run `python -m jobs.prepare` first"):
+    with pytest.raises(DataError, match=r"requests: not finished; run `cotray prepare` first"):
         folder.require("requests", "prepare")
     finished = folder.finish(manifest_of())
     assert folder.require("requests", "prepare") == finished

@@ -40,7 +40,7 @@ SERVED = ("student", "faithful", "greedy")
 DEPLOYED = {"COTRAY_RUN_DIR": "s3://bucket/run", "COTRAY_DATA": "s3://bucket/questions.jsonl", "PWD": "/work"}
 WITHOUT_PARSER = {"cotray.config.reference"}
 PLAIN = {
-    *("base64", "cat", "cd", "cp", "echo", "export", "for", "git", "grep", "head", "kill", "ls"),
+    *("base64", "cat", "cd", "cp", "echo", "eval", "export", "for", "git", "grep", "head", "kill", "ls"),
     *("mkdir", "openssl", "printf", "rm", "sed", "sleep", "tail", "wait"),
 }
 KUBECTL = {"apply", "create", "delete", "describe", "get", "logs", "port-forward", "rollout", "wait"}
@@ -92,6 +92,8 @@ def _python(reader: Reader, command: Command) -> None:
 
 
 def _console_script(reader: Reader, command: Command) -> None:
+    if command.words[1:] == ["--version"]:
+        return
     arguments_of("cotray.cli", command.words[1:], {})
     _module(reader, f"jobs.{command.words[1]}", command.words[2:], command.environment)
 
@@ -238,6 +240,8 @@ HANDLERS: dict[str, Callable[[Reader, Command], None]] = {
     "curl": _curl,
     "apt-get": _ignored,
     "aws": _ignored,
+    "lm_eval": _ignored,
+    "vllm": _ignored,
     "ruff": _ignored,
     "pyright": _ignored,
 }

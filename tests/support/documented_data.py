@@ -17,7 +17,7 @@ from pages import ROOT, Block
 from cotray.config import DataConfig, RunConfig, load_config
 from cotray.config.pairs import PairsConfig, load_pairs
 from cotray.config.sweep import SweepConfig, load_sweep
-from cotray.data.layouts import parse_pair
+from cotray.data.questions import parse_pair
 
 KUSTOMIZATION = {"components", "configMapGenerator", "images", "patches", "replacements", "resources"}
 RAY_UP = {"available_node_types", "cluster_name", "file_mounts", "max_workers", "provider"}
@@ -59,6 +59,11 @@ def read_json(reader: Reader, block: Block) -> None:
             parse_pair(value, DataConfig(), seed=0)
 
 
+def read_csv(reader: Reader, block: Block) -> None:
+    """Rows of data, as a file for the configurations of the page."""
+    (reader.folder / block.title).write_text(block.text)
+
+
 def read_python(reader: Reader, block: Block) -> None:
     """It compiles, and what it imports is there; the tutorial's is executed besides."""
     tree = ast.parse(block.text)
@@ -79,6 +84,7 @@ READERS: dict[str, Callable[[Reader, Block], Any]] = {
     "bash": lambda reader, block: reader.paste(block.text),
     "yaml": read_yaml,
     "json": read_json,
+    "csv": read_csv,
     "python": read_python,
     "text": lambda reader, block: None,  # what a command prints, or a drawing
 }

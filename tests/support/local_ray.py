@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -44,3 +45,9 @@ def joining(address: str) -> dict[str, str]:
     own = ray.get_runtime_context().runtime_env
     job = {"runtime_env": {"py_executable": own["py_executable"]}}
     return os.environ | {"RAY_ADDRESS": address, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
+
+
+def hears_ctrl_c() -> None:
+    """For Popen's preexec_fn: a shell lets what it starts in the background ignore Ctrl-C, and that would be
+    inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,10 +1,12 @@
-"""A real HTTP server on a port of its own that speaks as much of the OpenAI protocol as a judge needs."""
+"""A real HTTP server on a port of its own that speaks as much of the OpenAI protocol as judges and teachers
+need."""
 
 from __future__ import annotations
 
+import inspect
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-Answering = Callable[[dict[str, Any], int], Response]
+Answering = Callable[[dict[str, Any], int], Response | Awaitable[Response]]
 """(request body, how many came before it) -> response."""
 
 
@@ -38,6 +40,14 @@ def completion(
     return JSONResponse(head | usage)
 
 
+def continuation(text: str, *, tokens: tuple[int, int] = (100, 10), finish: str = "stop") -> Response:
+    """Of /v1/completions."""
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+    head = {"id": "c", "object": "text_completion", "created": 1, "model": "m"}
+    return JSONResponse(head | {"choices": [choice], "usage": usage})
+
+
 def refusal(
     status: int, *, retry_after: str = "0", message: str = "no", param: str | None = None
 ) -> Response:
@@ -52,10 +62,13 @@ def openai_server(answering: Answering) -> Iterator[Server]:
     seen = Server(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
 
     @app.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        seen.bodies.append(await request.json())
+    @app.post("/v1/completions")
+    async def answer(request: Request) -> Response:
+        body = await request.json()
+        seen.bodies.append(body)
         seen.keys.append(request.headers["authorization"])
-        return answering(seen.bodies[-1], len(seen.bodies) - 1)
+        answer = answering(body, len(seen.bodies) - 1)
+        return await answer if inspect.isawaitable(answer) else answer
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

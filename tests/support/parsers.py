@@ -14,13 +14,14 @@ from cotray import errors, records
 from cotray.config import DataConfig
 from cotray.criteria import annotation_sheet, judgements
 from cotray.criteria.annotation_key import Key
-from cotray.data import columns, layouts, passages, readers
-from cotray.inference import student_reply
+from cotray.data import answers, columns, file_formats, first_look, passages, questions, readers
+from cotray.inference import openai_endpoint, student_reply
 from cotray.pools import failure_causes
-from cotray.prompts import criteria, few_shot, qa_pairs, student
+from cotray.prompts import criteria, few_shot, qa_pairs, student, teacher_chat
 from cotray.quality import pair_filter as kept
 from cotray.quality import qags, surface
 from cotray.records import Rationale, TrainExample
+from cotray.scoring import writing as written
 from cotray.serving import chat, las_window, middleware
 from cotray.stages import sweep
 from cotray.storage import filesystems
@@ -50,7 +51,7 @@ def measured(text: str) -> surface.Surface:
 
 def question_of(text: str) -> records.QAPair:
     row = {"id": "a", "task": "open", "question": "Q?", "answer": text, "facts": text}
-    return layouts.parse_pair(row | {"reference_rationale": text}, DataConfig(), seed=0)
+    return questions.parse_pair(row | {"reference_rationale": text}, DataConfig(), seed=0)
 
 
 def about_one_passage(question: str, word: str = "rain ") -> Build:
@@ -76,7 +77,7 @@ LABELS = ("grammaticality: ", "new_info:", "supports_answer", "grammaticality:::
 
 READERS = [
     Parser(
-        readers,
+        file_formats,
         "JSON lines",
         num_rows(".jsonl"),
         {
@@ -88,7 +89,7 @@ READERS = [
         },
     ),
     Parser(
-        readers,
+        file_formats,
         "JSON",
         num_rows(".json"),
         {
@@ -99,7 +100,7 @@ READERS = [
         },
     ),
     Parser(
-        readers,
+        file_formats,
         "CSV",
         num_rows(".csv"),
         {
@@ -113,8 +114,10 @@ READERS = [
             "quoted lines": run_of(f'"{LINE}"\n', "a\n"),
         },
     ),
+    Parser(written, "repeats_itself", written.repeats_itself),
     Parser(readers, "row_text", lambda text: readers.row_text({"a": text, "b": [text]})),
     Parser(columns, "text_of", lambda text: columns.text_of(text, "x")),
+    Parser(first_look, "_guess", lambda text: first_look._guess([{text: "x", "q": "x", "label": text}])),
     Parser(
         columns,
         "texts_of",
@@ -132,7 +135,32 @@ READERS = [
             "keys": run_of('"a":1,', "{", '"b":2}'),
         },
     ),
-    Parser(layouts, "parse_pair", question_of),
+    Parser(questions, "parse_pair", question_of),
+    Parser(
+        answers,
+        "after hashes",
+        lambda text: answers.written(text, "hashes"),
+        {"calculations": run_of("<<a>>"), "open calculations": run_of("<<a"), "hashes": run_of("#")},
+    ),
+    Parser(
+        answers,
+        "boxed",
+        lambda text: answers.written(text, "boxed"),
+        {"boxes": run_of(r"\boxed{"), "braces": run_of("{", r"\boxed{"), "closed": run_of("{}", r"\boxed{")},
+    ),
+    Parser(
+        records,
+        "number_in",
+        records.number_in,
+        {
+            "digits": run_of("9"),
+            "thousands": run_of("999,"),
+            "short groups": run_of("9,"),
+            "points": run_of("9.", "a"),
+            "signs": run_of("-"),
+            "divided": run_of("9/"),
+        },
+    ),
     Parser(
         passages,
         "each_pair",
@@ -213,6 +241,34 @@ SAID = [
     ),
     Parser(few_shot, "parse", few_shot.FewShotPrompt(4).parse),
     Parser(
+        teacher_chat,
+        "explanation",
+        lambda text: teacher_chat.explanation(text, "yes"),
+        {
+            "answers": run_of("The answer is yes. "),
+            "conclusions": run_of(", so the answer is yes"),
+            "beginnings": run_of(", so the answer "),
+            "thoughts": run_of("</think>"),
+            "stars": run_of("*"),
+            "sentences": run_of("yes. "),
+        },
+    ),
+    Parser(teacher_chat, "reasoned", teacher_chat.reasoned, {"phrases": run_of(student.ANSWER_PHRASE)}),
+    Parser(
+        teacher_chat,
+        "named_answer",
+        lambda text: teacher_chat.named_answer(
+            text, records.QAPair("", "multiple_choice", "Q?", ("a b", "b a"), "a b")
+        ),
+        {"choices": run_of("a b"), "letters": run_of("(a) "), "stars": run_of("*")},
+    ),
+    Parser(
+        openai_endpoint,
+        "is_refused",
+        lambda text: openai_endpoint.is_refused("temperature", text),
+        {"names": run_of("temperature"), "quotes": run_of("'temperature"), "beginnings": run_of("'temp")},
+    ),
+    Parser(
         qa_pairs,
         "parse_pair",
         qa_pairs.parse_pair,
@@ -267,6 +323,8 @@ SAID = [
             "spaces in a choice": run_of(" ", "A) x", "y"),
             "spaces after a letter": run_of(" ", "A)"),
             "choices": run_of("A) x\nB) y\n"),
+            "choices on a line": run_of("(A) x (B) y "),
+            "spaces in a line of choices": run_of(" ", "(A) x (B)", "(B) y"),
         },
     ),
     Parser(middleware, "_ID", middleware._ID.fullmatch),

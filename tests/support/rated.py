@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cotray.commands.annotate import main
 from cotray.config import Method, RunConfig, parse_config
 from cotray.criteria.rated_items import Item, Source
 from cotray.records import Rationale, StudentAnswer
 from cotray.storage.run_folder import Manifest, RunFolder, fingerprint
-from jobs.annotate import main
 
 METHODS: tuple[Method, ...] = ("greedy", "contrast-wrong", "contrast-wrong+counterfactual")
 MODELS = ("big-teacher-20b", "small-student-1b")

@@ -45,8 +45,8 @@ class Faults:
     """The same for a share of the requests (of the PUTs), drawn with `rng`."""
     access_key: str = ""
     """403 InvalidAccessKeyId for requests signed with any other; empty accepts all."""
-    in_mid_upload: Callable[[], None] | None = None
-    """Called during every PUT, when half of the body has arrived."""
+    in_mid_upload: Callable[[str], None] | None = None
+    """Called during every PUT with its path, when half of the body has arrived."""
     rng: random.Random = field(default_factory=lambda: random.Random(0))
 
 
@@ -68,8 +68,8 @@ class FaultyS3:
             return _error(environ, start_response, *fault)
         if environ["REQUEST_METHOD"] == "PUT" and self.faults.in_mid_upload:
             half = _read(environ, 0.5)
-            self.faults.in_mid_upload()
-            environ["wsgi.input"] = io.BytesIO(half + environ["wsgi.input"].read())
+            self.faults.in_mid_upload(environ["PATH_INFO"])
+            environ["wsgi.input"] = io.BytesIO(half + _rest(environ, len(half)))
         return self._app(environ, start_response)
 
     def _fault(self, environ: dict[str, Any]) -> Any:
@@ -94,6 +94,16 @@ class FaultyS3:
 
 def _read(environ: dict[str, Any], share: float) -> bytes:
     return environ["wsgi.input"].read(int(share * int(environ.get("CONTENT_LENGTH") or 0)))
+
+
+def _rest(environ: dict[str, Any], num_read: int) -> bytes:
+    """Of a body whose end is told, or known by its length; S3 keeps nothing of a client that is gone."""
+    if not (length := environ.get("CONTENT_LENGTH")):
+        return environ["wsgi.input"].read()
+    rest = environ["wsgi.input"].read(int(length) - num_read)
+    if num_read + len(rest) < int(length):
+        raise ConnectionResetError("the client is gone")
+    return rest
 
 
 def _reset(environ: dict[str, Any]) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from local_ray import local_ray
 
+from cotray.bench.memory import descendants
 from cotray.config import RunConfig, parse_config
 from cotray.models.locations import model_path
 from cotray.storage.run_folder import Manifest, RunFolder
-from jobs.bench.memory import descendants
 
 KEY = "test-key"
 

@@ -1,15 +1,21 @@
 """The batched teacher against the one-pair loop: token for token in float32, whatever the batching."""
 
 import gc
+import math
 import random
 import weakref
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from cotray.config import DecodingConfig, TeacherConfig
 from cotray.errors import ConfigError
-from cotray.models.loading import load_for_inference
+from cotray.models.loading import load_for_inference, load_model
+from cotray.models.random_models import SHAPES, byte_tokenizer
+from cotray.models.tokenizers import with_own_end
 from cotray.prompts.teacher import render_choices, render_request
 from cotray.records import QAPair, Rationale, TeacherRequest
 from cotray.teacher.fake_teacher import FakeTeacher
@@ -220,15 +226,82 @@ def test_choice_likelihoods_equal_a_plain_forward_pass() -> None:
 
 def test_stop_tokens_are_found_by_their_text() -> None:
     _, tokenizer = load_for_inference("random:llama")
-    stops = stop_tokens(tokenizer)
+    stops = stop_tokens(tokenizer, with_own_end(tokenizer, None), DecodingConfig())
     newline = tokenizer("\n").input_ids[0]
     assert stops.text_before_break == {newline: ""}
     assert stops.eos == frozenset([tokenizer.eos_token_id])
 
 
-def test_encoder_decoder_teachers_are_refused_with_a_way_out() -> None:
-    with pytest.raises(ConfigError, match="decoder-only"):
-        TransformersTeacher(config("t5"), method="greedy")
+def wide_model(folder: Path, *, loud: int, **generation: Any) -> str:
+    """A model with 42 more places than its tokenizer has tokens, which likes the token `loud` best."""
+    tokenizer = byte_tokenizer()
+    shape = SHAPES["llama"] | {"pad_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": False}
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + 42, **shape))
+    with torch.no_grad():
+        model.lm_head.weight[loud] = 3 * model.lm_head.weight[model.lm_head.weight.norm(dim=1).argmax()]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    GenerationConfig(**{"eos_token_id": 1} | generation).save_pretrained(folder)
+    return str(folder)
+
+
+def test_places_that_the_tokenizer_does_not_know_are_never_chosen(tmp_path: Path) -> None:
+    settings = config("llama").model_copy(update={"model": wide_model(tmp_path, loud=280)})
+    requests = make_requests(12)
+    plain = load_model(settings.model, dtype=torch.float32)
+    for method, num_branches in (("greedy", 1), ("contrast-wrong", 2)):
+        teacher = TransformersTeacher(settings, method=method)
+        for decoded, request in zip(teacher.decode(requests), requests, strict=True):
+            assert all(token < len(teacher.tokenizer) for token in decoded.tokens)
+            prompt = render_request(request, num_demonstrations=settings.num_demonstrations)
+            texts = [prompt.grounded, prompt.contrast][:num_branches]
+            rows = [teacher.tokenizer(text, return_tensors="pt").input_ids for text in texts]
+            logp = [plain(input_ids=row).logits[0, -1, :258].log_softmax(-1) for row in rows]
+            scores = logp[0] - (settings.decoding.weight * logp[1] if num_branches == 2 else 0)
+            kept = scores.masked_fill(logp[0] < logp[0].max() + math.log(0.1), -math.inf)
+            if decoded.tokens:
+                assert decoded.tokens[0] == int(kept.argmax())
+
+
+def test_each_end_of_the_models_generation_settings_ends_a_rationale(tmp_path: Path) -> None:
+    name = wide_model(tmp_path, loud=77, eos_token_id=[1, 77])
+    settings = config("llama").model_copy(update={"model": name})
+    teacher = TransformersTeacher(settings, method="greedy")
+    decoded = teacher.decode(make_requests(12))
+    assert all(77 not in one.tokens for one in decoded)
+    assert any(one.stop_reason == "eos" for one in decoded)
+
+
+@pytest.mark.parametrize("method", ["greedy", "contrast-wrong"])
+def test_a_rationale_ends_before_the_stop_text_over_however_many_tokens_it_is_written(method: str) -> None:
+    requests = make_requests(12)
+    whole = TransformersTeacher(config(stop="eos", max_new_tokens=40), method=method).generate(requests)
+    text = next(row.rationale for row in whole if len(row.rationale) > 12)
+    for marker in (text[5:8], text[4]):  # a token each byte, so of three tokens and of one
+        settings = config(stop=f"text:{marker}", max_new_tokens=40)
+        for row, full in zip(
+            TransformersTeacher(settings, method=method).generate(requests), whole, strict=True
+        ):
+            is_there = marker in full.rationale
+            assert row.rationale == full.rationale.partition(marker)[0].strip()
+            assert (row.stop_reason == "text") == is_there or not row.rationale
+            assert is_there or row.num_tokens == full.num_tokens
+
+
+def test_stop_rules_other_than_lines_let_lines_stand() -> None:
+    for stop in ("eos", "paragraph", "text:END"):
+        stops = stop_tokens(byte_tokenizer(), frozenset({1}), DecodingConfig(stop=stop))
+        assert stops.text_before_break == {} and stops.stop(12, 12) == ("", "")
+    paragraph = stop_tokens(byte_tokenizer(), frozenset({1}), DecodingConfig(stop="paragraph"))
+    ids = byte_tokenizer()("a\nb\n\n").input_ids
+    assert [paragraph.has_text(ids[:n]) for n in range(1, 6)] == [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("stop", ["", "text:", "word", "line "])
+def test_a_stop_rule_that_is_none_is_refused(stop: str) -> None:
+    with pytest.raises(ValueError, match="must be line, paragraph, eos, or text:"):
+        DecodingConfig(stop=stop)
 
 
 def test_models_whose_attention_cannot_be_batched_are_refused(tmp_path) -> None:

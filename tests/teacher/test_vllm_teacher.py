@@ -3,19 +3,20 @@
 Every engine runs in a process of its own, which returns plain values and is gone afterwards.
 """
 
-import multiprocessing
 import random
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import TEMPLATES, chat_model
+from forked import in_process
 
 from cotray.config import DecodingConfig, TeacherConfig
+from cotray.config.references import Reference
 from cotray.config.world import WorldConfig
 from cotray.data.perturbation import Source, requests_of
 from cotray.errors import ConfigError
+from cotray.inference.engine_arguments import typed
 from cotray.models.locations import model_path
 from cotray.records import QAPair, Rationale, Task, TeacherRequest
 from cotray.world import models
@@ -24,18 +25,6 @@ from cotray.world.questions import rows
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
 WORDS = ["a", "cat", "river", "eat", "blue", "run", "seven", "houses", "under", "Rome"]
-
-
-def in_process(function: Callable, *arguments: Any) -> Any:
-    """A watchdog as well: pytest-timeout ends the wait, and the process with it."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-        future = executor.submit(function, *arguments)
-        try:
-            return future.result()
-        except BaseException:
-            for process in executor._processes.values():
-                process.kill()
-            raise
 
 
 def make_requests(count: int, *, longest: int = 14) -> list[TeacherRequest]:
@@ -66,7 +55,7 @@ def config(
         engine=engine,  # type: ignore[arg-type]
         model=model,
         dtype="float32",
-        engine_args={"max_model_len": 2048, "enforce_eager": True} | (engine_args or {})
+        engine_args={"max_model_len": 2048, "kv_cache_memory_bytes": 256 << 20} | (engine_args or {})
         if engine == "vllm"
         else {},
         decoding=DecodingConfig(**decoding),
@@ -124,6 +113,28 @@ def test_random_models_give_the_transformers_engines_tokens_and_scores(architect
     assert_same(in_process(vllm_results, settings, "contrast-wrong", requests, weights), expected)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_both_engines_write_the_same_in_a_chat_and_no_place_without_a_token(
+    name: str, tmp_path: Path
+) -> None:
+    model = chat_model(tmp_path, TEMPLATES[name], num_unused=30)
+    settings = config(model, prompt="chat", instructions="Be brief.")
+    requests = make_requests(12)
+    expected = transformers_results(settings, "contrast-wrong", requests)
+    assert any(row.tokens for row in expected)
+    assert_same(in_process(vllm_results, settings, "contrast-wrong", requests), expected)
+
+
+def test_both_engines_end_before_the_same_stop_text() -> None:
+    requests = make_requests(12)
+    whole = config("random:llama", decoding={"stop": "eos", "max_new_tokens": 30})
+    text = next(r.rationale for r in transformers_results(whole, "contrast-wrong", requests) if r.rationale)
+    settings = config("random:llama", decoding={"stop": f"text:{text[3:5]}", "max_new_tokens": 30})
+    expected = transformers_results(settings, "contrast-wrong", requests)
+    assert {"text", "length"} <= {row.stop_reason for row in expected}
+    assert_same(in_process(vllm_results, settings, "contrast-wrong", requests), expected)
+
+
 def sharded_results(settings: TeacherConfig, requests) -> list[Rationale]:
     import os
 
@@ -157,8 +168,8 @@ def test_smollm2_gives_the_transformers_engines_tokens(methods: tuple[str, ...],
 
     Few of them, because both engines take long for so large a model; the world's has hundreds.
     """
-    from jobs.bench.parity import decode_all
-    from jobs.bench.teacher import teacher_requests
+    from cotray.bench.parity import decode_all
+    from cotray.bench.teacher import teacher_requests
 
     model, requests = "embedded:smollm2-135m-instruct", teacher_requests("sample", 6)
     expected = in_process(decode_all, "transformers", model, methods, mask, requests)
@@ -290,3 +301,24 @@ def test_wrong_engine_arguments_are_named_before_anything_is_loaded(engine_args:
     with pytest.raises(ConfigError, match=r"teacher\.engine_args") as caught:
         check_arguments(engine_args)
     assert message in str(caught.value)
+
+
+def test_arguments_from_the_environment_get_vllms_own_types() -> None:
+    """One of its types has a name that is known to type checkers alone; such text stays text."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    written = {
+        "max_model_len": "512",
+        "enforce_eager": "true",
+        "hf_token": "sesame",
+        "quantization_config": "x",
+    }
+    arguments = {name: Reference(value, "${X}") for name, value in written.items()}
+    found = typed({**arguments, "seed": 3}, AsyncEngineArgs, key="serving.engine_args")
+    assert {name: found[name] for name in ("max_model_len", "enforce_eager", "seed")} == {
+        "max_model_len": 512,
+        "enforce_eager": True,
+        "seed": 3,
+    }
+    assert found["hf_token"] is arguments["hf_token"]
+    assert found["quantization_config"] is arguments["quantization_config"]

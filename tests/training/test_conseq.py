@@ -7,17 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_loop import CONFIG
+from test_loop import CONFIG, examples_of
 from test_loss import logits_with_logprob
 
 from cotray.models.loading import load_model, load_tokenizer
-from cotray.models.sequences import IGNORED, collate, encode
+from cotray.models.sequences import IGNORED, Encoded, collate, encode
 from cotray.prompts.student import Tags, student_example
 from cotray.records import Assessment, Kind, TrainExample
-from cotray.training.batches import Batches, StudentBatches
-from cotray.training.conseq import ConSeqBatches, Contrast, pair_up, rationale_only, select
+from cotray.training.batches import Batches, ConSeqBatches, StudentBatches
+from cotray.training.conseq import pair_up, select
 from cotray.training.loop import train
 from cotray.training.loss import batch_loss_sum, loss_weights, token_loss_sum, unlikelihood_sum
+from cotray.training.renderers import rationale_only
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +121,10 @@ def example(text: str, number: int = 0) -> TrainExample:
     return TrainExample(f"q{number}", "factual", f"Is {number} even?\n", f"{text} So the answer is yes")
 
 
+def contrast(chosen: TrainExample, rejected: TrainExample) -> list[TrainExample]:
+    return [rationale_only(chosen), replace(rationale_only(rejected), kind="rejected")]
+
+
 def test_only_the_rationale_has_a_loss():
     tokenizer = load_tokenizer("random:llama")
     encoded = encode(rationale_only(example("because it is")), tokenizer, is_encoder_decoder=False)
@@ -154,7 +159,7 @@ def test_a_student_that_writes_both_texts_then_likes_the_chosen_one_more_and_the
     good, bad = "an even number halves without a rest", "the moon is full of old green cheese"
     model, tokenizer = load_model(name, dtype=torch.float32), load_tokenizer(name)
     rows = [example(text, number) for number, text in enumerate((good, bad) * 4)]
-    contrasts = [Contrast(f"q{i}", "factual", example(good, i), example(bad, i)) for i in range(4)]
+    contrasts = [row for i in range(4) for row in contrast(example(good, i), example(bad, i))]
 
     def learn(batches: Batches, epochs: int) -> tuple[float, float]:
         reports: list[dict[str, float]] = []
@@ -164,22 +169,32 @@ def test_a_student_that_writes_both_texts_then_likes_the_chosen_one_more_and_the
         assert all(math.isfinite(value) for row in reports for value in row.values())
         return logprob(model, tokenizer, good), logprob(model, tokenizer, bad)
 
-    before = learn(StudentBatches(rows, batch_size=8, alpha=0.0, seed=0), 40)
-    after = learn(ConSeqBatches(contrasts, [], batch_size=4, seed=0), 20)
+    before = learn(StudentBatches(examples_of(name, rows), batch_size=8, alpha=0.0, seed=0), 40)
+    after = learn(ConSeqBatches(examples_of(name, contrasts), batch_size=4, alpha=0.0, seed=0), 20)
     assert after[0] > before[0] + 1
     assert after[1] < before[1] - 1
 
 
 def test_a_step_has_both_texts_of_the_same_questions_and_as_many_counterfactual_examples():
-    contrasts = [Contrast(f"q{i}", "factual", example("good", i), example("bad", i)) for i in range(5)]
-    counterfactual = [TrainExample(f"c{i}", "counterfactual", "?", "no") for i in range(7)]
-    batches = ConSeqBatches(contrasts, counterfactual, batch_size=2, seed=3)
+    rows = [row for i in range(5) for row in contrast(example("good", i), example("bad", i))]
+    rows += [TrainExample(f"c{i}", "counterfactual", "?", "no") for i in range(7)]
+    rows += [rationale_only(example("good without a bad one", 8))]
+    rows += [replace(example("bad without a good one", 9), kind="rejected")]
+    batches = conseq_batches(rows)
     assert batches.num_steps_per_epoch == 3
     steps = [batches(step) for step in range(3)]
     assert [len(step.counterfactual) for step in steps] == [2, 2, 1]
     assert sorted(row.id for step in steps for row in step.factual) == [f"q{i}" for i in range(5)]
     for step in steps:
         assert [row.id for row in step.factual] == [row.id for row in step.rejected]
-        assert all("good" in row.target for row in step.factual)
-        assert all("bad" in row.target for row in step.rejected)
-    assert ConSeqBatches(contrasts[::-1], counterfactual[::-1], batch_size=2, seed=3)(4) == batches(4)
+        assert all(text.startswith("good") for text in map(text_of, step.factual))
+        assert all(text.startswith("bad") for text in map(text_of, step.rejected))
+    assert list(map(list, conseq_batches(rows[::-1])(4))) == list(map(list, batches(4)))
+
+
+def conseq_batches(rows: list[TrainExample]) -> ConSeqBatches:
+    return ConSeqBatches(examples_of("random:llama", rows), batch_size=2, alpha=0.5, seed=3)
+
+
+def text_of(row: Encoded) -> str:
+    return str(load_tokenizer("random:llama").decode(list(row.target)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -11,10 +12,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from cotray.config import TrainingConfig
 from cotray.errors import StageError
 from cotray.models.loading import load_model, load_tokenizer
+from cotray.models.sequences import Encoded
 from cotray.records import TrainExample
 from cotray.training.batches import StudentBatches
-from cotray.training.checkpoint import TrainState, export, restore_best, save
+from cotray.training.checkpoint import TrainState, restore_best, save
+from cotray.training.examples import Examples
 from cotray.training.loop import train
+from cotray.training.model_folder import export
 from cotray.training.step import Collator, accumulate_gradients, evaluate
 
 CONFIG = TrainingConfig(
@@ -40,16 +44,37 @@ def make_examples(count: int, *, prefix: str = "") -> list[TrainExample]:
     return examples
 
 
+def examples_of(name: str, rows: Sequence[TrainExample]) -> Examples:
+    is_encoder_decoder = name == "random:t5"
+    return Examples.of(rows, load_tokenizer(name), is_encoder_decoder=is_encoder_decoder)
+
+
+def encoded(name: str, rows: Sequence[TrainExample]) -> list[Encoded]:
+    """The rows as a model of that name reads them, in their order."""
+    examples = examples_of(name, rows)
+    return [examples[number] for number in range(len(rows))]
+
+
+def student_batches(name: str, rows: Sequence[TrainExample], config: TrainingConfig) -> StudentBatches:
+    return StudentBatches(
+        examples_of(name, rows),
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        alpha=0.5,
+        seed=1,
+    )
+
+
 def run(name: str, config: TrainingConfig, *, train_on, dev=(), save_checkpoint=lambda state: None, **kwargs):
     """(state, reported metrics) of a run of `train`."""
     model, reports = load_model(name, dtype=torch.float32), []
-    batches = StudentBatches(train_on, batch_size=config.batch_size, alpha=0.5, seed=1)
+    batches = student_batches(name, train_on, config)
     arguments = {"alpha": 0.5, "seed": 1, "restore_from": None, **kwargs}
     state = train(
         model,
         load_tokenizer(name),
         batches,
-        dev,
+        encoded(name, dev),
         config,
         report=reports.append,
         save_checkpoint=save_checkpoint,
@@ -65,8 +90,10 @@ def weights_of(state: TrainState) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["random:llama", "random:t5"])
 def test_micro_batch_size_does_not_change_the_gradient(name):
     tokenizer = load_tokenizer(name)
-    factual = [example for example in make_examples(7) if example.kind == "factual"]
-    counterfactual = [example for example in make_examples(7) if example.kind == "counterfactual"]
+    factual, counterfactual = (
+        encoded(name, [example for example in make_examples(7) if example.kind == kind])
+        for kind in ("factual", "counterfactual")
+    )
     gradients, losses = [], []
     for micro_batch_size in (1, 3, 16):
         model = load_model(name, dtype=torch.float32)
@@ -116,6 +143,42 @@ def test_resuming_at_an_epoch_equals_a_straight_run_to_the_bit(name, tmp_path):
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("name", ["random:llama", "random:t5"])
+def test_resuming_inside_an_epoch_equals_a_straight_run_to_the_bit_and_in_its_metrics(name, tmp_path):
+    """A checkpoint after every step: the third of six is in the middle of the second epoch."""
+
+    def keep(state: TrainState) -> None:
+        (tmp_path / str(state.progress.step)).mkdir()
+        save(state, tmp_path / str(state.progress.step))
+
+    data = {"train_on": make_examples(7), "dev": make_examples(3)}
+    often = CONFIG.model_copy(update={"checkpoint_minutes": 1e-9})
+    straight, _ = run(name, often, **data, save_checkpoint=keep)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == list("123456")
+    resumed, reports = run(name, CONFIG, **data, restore_from=tmp_path / "3")
+    assert [row["step"] for row in reports if "loss" in row] == [4, 5, 6]
+    rates = {"train_s", "tokens_per_s"}
+    for one, two in zip(straight.progress.history, resumed.progress.history, strict=True):
+        assert {k: v for k, v in one.items() if k not in rates} == {
+            k: v for k, v in two.items() if k not in rates
+        }
+    for one, two in zip(weights_of(straight).values(), weights_of(resumed).values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_checkpoint_is_made_at_once_when_a_node_is_about_to_go():
+    """Notices before the fourth and the fifth of six steps; epochs end after every second."""
+    saved, notices = [], iter([None, None, None, "node 1", "nodes 1 and 2", "nodes 1 and 2"])
+    run(
+        "random:llama",
+        CONFIG,
+        train_on=make_examples(7),
+        save_checkpoint=lambda state: saved.append(state.progress.step),
+        notice=lambda: next(notices),
+    )
+    assert saved == [2, 4, 5, 6]
+
+
 def test_early_stopping_keeps_the_best_weights_also_over_a_resume(tmp_path):
     """Training on one thing makes the other worse: dev loss rises after its best epoch."""
     dev = [TrainExample("d", "factual", "Q\n", "XYZ XYZ XYZ XYZ")]
@@ -137,7 +200,7 @@ def test_early_stopping_keeps_the_best_weights_also_over_a_resume(tmp_path):
     assert not reports  # the checkpoint remembers that the run is over
     for one in (state, resumed):
         restore_best(one)
-        dev_batches = Collator(one.model, load_tokenizer("random:llama"), 2)(dev)
+        dev_batches = Collator(one.model, load_tokenizer("random:llama"), 2)(encoded("random:llama", dev))
         assert evaluate(one.model, dev_batches) == losses[best]
 
 
@@ -175,10 +238,18 @@ def test_export_loads_with_transformers_and_has_the_same_logits(name, auto, tmp_
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():
     name = "random:llama"
-    with pytest.raises(StageError, match=r"step 1: the loss is nan .*learning_rate"):
+    with pytest.raises(StageError, match=r"step 1 \(examples 0\d, .*\): the loss is nan .*learning_rate"):
         run(
             name,
             CONFIG,
             train_on=make_examples(4),
             alpha=float("nan"),
         )
+
+
+def test_training_that_diverges_stops_with_the_step_its_examples_and_the_way_out():
+    """Its first loss is 12.5, and a rate of 3 passes ten times that in a few steps."""
+    config = CONFIG.model_copy(update={"learning_rate": 3.0, "epochs": 20, "clip_norm": 1e9})
+    with pytest.raises(StageError, match=r"step \d+ \(examples 0\d.*above .*diverged; lower") as caught:
+        run("random:llama", config, train_on=make_examples(8))
+    assert "\n" not in str(caught.value)

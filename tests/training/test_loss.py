@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cotray.models.loading import load_model, load_tokenizer
-from cotray.models.sequences import IGNORED, Encoded, collate, encode
+from cotray.models.sequences import IGNORED, Encoded, collate, encode, encode_all
 from cotray.prompts.student import student_example
 from cotray.records import Rationale, TrainExample
 from cotray.training.loss import batch_loss_sum, loss_weights, token_loss_sum
@@ -122,3 +122,21 @@ def test_padding_does_not_change_the_loss(name):
 
     with torch.no_grad():
         assert loss_sum(encoded) == pytest.approx(sum(loss_sum([row]) for row in encoded), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["random:llama", "random:t5"])
+def test_examples_tokenized_together_are_those_tokenized_alone(name: str) -> None:
+    """T5's first token of a text may span no character; it stays with the target."""
+    tokenizer = load_tokenizer(name)
+    texts = [("ab\n", "cd"), ("", " x"), ("Frage: é\n", "Straße 12"), ("q", "")]
+    rows = [TrainExample(str(n), "factual", source, target) for n, (source, target) in enumerate(texts)]
+    is_encoder_decoder = name == "random:t5"
+    together = encode_all(rows, tokenizer, is_encoder_decoder=is_encoder_decoder)
+    assert together == [encode(row, tokenizer, is_encoder_decoder=is_encoder_decoder) for row in rows]
+    for row, found in zip(rows, together, strict=True):
+        whole = tokenizer(row.target, add_special_tokens=False).input_ids
+        if is_encoder_decoder:
+            assert list(found.target) == [*whole, tokenizer.eos_token_id]
+            assert list(found.source) == tokenizer(row.source).input_ids
+        else:
+            assert [*found.source, *found.target[:-1]] == tokenizer(row.source + row.target).input_ids

@@ -1,6 +1,7 @@
 """1442 examples, 10 epochs, 6 % warm-up: docs/explanation/method.md#learning-rate-and-early-stopping"""
 
 import pytest
+from test_loop import examples_of
 
 from cotray.config import TrainingConfig
 from cotray.records import TrainExample
@@ -14,7 +15,7 @@ from cotray.training.schedule import build_schedule
 )
 def test_steps_of_the_released_script(batch_size, steps_per_epoch, num_steps, num_warmup_steps):
     examples = [TrainExample(str(index), "factual", "q", "a") for index in range(1442)]
-    batches = StudentBatches(examples, batch_size=batch_size, alpha=0.5, seed=0)
+    batches = StudentBatches(examples_of("random:llama", examples), batch_size=batch_size, alpha=0.5, seed=0)
     schedule = build_schedule(TrainingConfig(), num_steps_per_epoch=batches.num_steps_per_epoch)
     assert batches.num_steps_per_epoch == steps_per_epoch
     assert (schedule.num_steps, schedule.num_warmup_steps) == (num_steps, num_warmup_steps)

@@ -11,12 +11,11 @@ import pytest
 from cotray.config import RunConfig, parse_config
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.errors import DataError
-from cotray.quality.selection import select
 from cotray.records import Assessment, Rationale
 from cotray.stages.assess import settings_of
 from cotray.stages.conseq import check_scores
 from cotray.stages.generate import settings_of as generate_settings
-from cotray.stages.train import train, train_student
+from cotray.stages.train import train
 from cotray.storage.run_folder import Manifest, RunFolder
 
 
@@ -27,7 +26,7 @@ def assessment(number: int, **fields: Any) -> Assessment:
     )  # fmt: skip
 
 
-def test_nothing_to_train_on_says_how_many_failed_were_left_out_or_are_too_long() -> None:
+def test_nothing_to_train_on_says_how_many_failed_were_left_out_or_are_too_long(tmp_path: Path) -> None:
     """Of five factual ones of the train split; the others could not be learned from alone."""
     rows = [
         assessment(0, error="no memory"),
@@ -45,13 +44,13 @@ def test_nothing_to_train_on_says_how_many_failed_were_left_out_or_are_too_long(
             "student": {"model": "random:llama", "training": {"max_length": 200}},
         }
     )
-    weights = select(rows, config.assessing.rules).weights
+    config = assessed_run(tmp_path, rows, config)
     with pytest.raises(DataError) as caught:
-        train_student(rows, config, "student", weights=weights, on_metrics=print)
+        train(config)
     assert str(caught.value) == (
-        "student: no factual rationale to train on (of 5 in the train split 1 failed, 3 left out by "
-        "assessing.rules, 1 longer than student.training.max_length). Loosen the rules, raise max_length, or "
-        "take more questions"
+        f"{tmp_path}/student: no factual rationale to train on (of 5 in the train split 1 failed, 3 left out "
+        "by assessing.rules, 1 longer than student.training.max_length). Loosen the rules, raise max_length, "
+        "or take more questions"
     )
 
 
@@ -68,6 +67,12 @@ def conseq_run(run_dir: Path, rows: list[Assessment]) -> RunConfig:
             "student": {"conseq": {"score": "grounded"}},
         }
     )
+    return assessed_run(run_dir, rows, config)
+
+
+def assessed_run(run_dir: Path, rows: list[Assessment], config: RunConfig) -> RunConfig:
+    """The configuration with that folder, in which the stages up to assess are finished."""
+    config = config.model_copy(update={"run_dir": str(run_dir)})
     folder, source, settings = RunFolder(str(run_dir)), "", {}
     records = {"rationales": Rationale, "assessments": Assessment}
     made_by = {"requests": prepare_settings, "rationales": generate_settings, "assessments": settings_of}

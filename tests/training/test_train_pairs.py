@@ -11,16 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cotray.commands.train_pairs import main
 from cotray.config.pairs import PairsConfig, load_pairs
-from cotray.data.passages import PassagePair, each_pair
+from cotray.data.passages import each_pair
 from cotray.errors import ConfigError, DataError
 from cotray.models.loading import load_tokenizer
 from cotray.models.sequences import encode
 from cotray.prompts.qa_pairs import QuestionAnswer, pair_example, pair_prompt, pair_target
 from cotray.quality.qa_model import QAModel
-from cotray.stages.train_pairs import examples_of, is_in_dev
-from cotray.storage.run_folder import DeadLetter
-from jobs.train_pairs import main
+from cotray.records import PassagePair
+from cotray.stages.train_pairs import is_in_dev, pair_examples, write_pairs
+from cotray.storage.lease import NO_FENCE
+from cotray.storage.run_folder import DeadLetter, RunFolder
+from cotray.training.examples import Examples
+from cotray.training.node_examples import StageExamples
 
 ROOT = Path(__file__).parents[2]
 RAIN = "Rain falls  from\nclouds."
@@ -55,6 +59,15 @@ def write(folder: Path, name: str, *rows: dict[str, Any]) -> str:
         case _:
             path.write_text("\n".join(map(json.dumps, rows)))
     return str(path)
+
+
+def made(out: Path, path: str, config: PairsConfig) -> tuple[Examples, list[DeadLetter]]:
+    """What is learned of the rows at `path`, and the dead letters."""
+    folder = RunFolder(str(out))
+    pairs = write_pairs(config, path, folder, "x")
+    manifest = pair_examples(config, folder, pairs, NO_FENCE)
+    examples = StageExamples(folder.root, "examples", manifest.fingerprint).opened()
+    return examples, list(folder.read_records("dead_letter", DeadLetter))
 
 
 def read(path: str) -> list[tuple[str, str, str]]:
@@ -113,9 +126,9 @@ def test_every_bad_row_is_a_dead_letter_with_its_reason(tmp_path: Path) -> None:
     )  # fmt: skip
     with open(path, "a") as file:
         file.write("\n{")
-    examples = examples_of(path, PairsConfig(model="random:llama", dev_fraction=0))
-    assert [example.id for example in examples.train] == ["a.jsonl:1/0"]
-    assert {letter.id: letter.reason for letter in examples.dead} == {
+    learned, dead = made(tmp_path / "out", path, PairsConfig(model="random:llama", dev_fraction=0))
+    assert [row.id for row in learned.rows("factual")] == ["a.jsonl:1/0"]
+    assert {letter.id: letter.reason for letter in dead} == {
         "a.jsonl:2": "missing column 'passage'",
         "a.jsonl:3": "empty question",
         "a.jsonl:4": "empty answer",
@@ -126,11 +139,11 @@ def test_every_bad_row_is_a_dead_letter_with_its_reason(tmp_path: Path) -> None:
         "a.jsonl:9": "no answer",
         "a.jsonl:10/0": "'data' is not a list of objects",
         "a.jsonl:11/0": "answer is not words of the passage",
-        "a.jsonl:12/0": "longer than training.max_length",
+        "a.jsonl:12/0": "longer than training.max_length (factual)",
         "a.jsonl:13": "bad JSON",
     }
-    (letter,) = [letter for letter in examples.dead if letter.id == "a.jsonl:3"]
-    assert isinstance(letter, DeadLetter) and json.loads(letter.row) == good | {"question": " "}
+    (letter,) = [letter for letter in dead if letter.id == "a.jsonl:3"]
+    assert json.loads(letter.row) == good | {"question": " "}
 
 
 @pytest.mark.parametrize("name", ["random:llama", "random:t5"])
@@ -166,10 +179,11 @@ def test_a_passage_is_on_one_side_with_all_its_pairs(tmp_path: Path) -> None:
     ]
     path = write(tmp_path, "a.jsonl", *rows)
     config = PairsConfig(model="random:llama", dev_fraction=0.25)
-    examples = examples_of(path, config)
-    train, dev = ({example.source for example in side} for side in (examples.train, examples.dev))
+    examples, _ = made(tmp_path / "out", path, config)
+    sides = [examples.rows("factual", split) for split in ("train", "dev")]
+    train, dev = ({row.source for row in side} for side in sides)
     assert not train & dev and len(train | dev) == 200
-    assert len(examples.train) == 2 * len(train) and len(examples.dev) == 2 * len(dev)
+    assert len(sides[0]) == 2 * len(train) and len(sides[1]) == 2 * len(dev)
     assert 30 <= len(dev) <= 70  # 50 are expected, with a standard deviation of 6
     other = PairsConfig(model="random:llama", dev_fraction=0.25, seed=43)
     assert {row["passage"] for row in rows if is_in_dev(row["passage"], config)} != {
@@ -183,8 +197,8 @@ def test_a_limit_takes_the_first_usable_pairs(tmp_path: Path) -> None:
         for n, answer in enumerate(["x", "rain", "rain", "rain"])
     ]
     path = write(tmp_path, "a.jsonl", *rows)
-    examples = examples_of(path, PairsConfig(model="random:llama", dev_fraction=0, limit=2))
-    assert [example.id for example in examples.train] == ["a.jsonl:2/0", "a.jsonl:3/0"]
+    examples, _ = made(tmp_path / "out", path, PairsConfig(model="random:llama", dev_fraction=0, limit=2))
+    assert [row.id for row in examples.rows("factual")] == ["a.jsonl:2/0", "a.jsonl:3/0"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cotray.config import parse_config
 from cotray.config.world import WorldConfig, parse_model_name
-from cotray.data.layouts import parse_pair
+from cotray.data.questions import parse_pair
 from cotray.errors import ConfigError
 from cotray.world.facts import TRAITS, World
 from cotray.world.questions import CUES, Question, questions, rows

@@ -36,4 +36,14 @@ async function connect() {
   }
 }
 
+async function warn() {
+  try {
+    const { untrained = {} } = await get("readyz");
+    say("untrained", Object.entries(untrained).map(([name, said]) => `${name}: ${said}.`).join(" "));
+  } catch {
+    setTimeout(warn, RETRY_MS);
+  }
+}
+
 connect();
+warn();

@@ -55,7 +55,7 @@ def needs_of(config: RunConfig, verb: str) -> Iterator[Need]:
             training = section.training
             resources = {"CPU": training.num_cpus, "GPU": training.num_gpus}
             yield Need(
-                f"{name}.training", training.num_workers, resources, training.label_selector, is_gang=True
+                f"{name}.training", training.num_workers.max, resources, training.label_selector, is_gang=True
             )
 
 

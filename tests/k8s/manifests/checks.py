@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .admission import admitted, check_name
 from .capacity import check_capacity
 from .cluster_policy import check_clusters
 from .configurations import check_configurations
@@ -28,7 +29,9 @@ def check(manifests: Sequence[Manifest], *, further_gates: frozenset[str] = froz
     Without KubeRay's CRDs at hand, all but `check_crds`.
     """
     found: list[Finding] = []
+    manifests = [admitted(manifest) for manifest in manifests]
     for manifest in manifests:
+        found += check_name(manifest)
         found += (check_crds(manifest) if CRD_DIR.is_dir() else []) + check_kubernetes(manifest)
         found += check_monitoring_schema(manifest)
     if found:

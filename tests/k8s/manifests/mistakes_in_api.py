@@ -66,6 +66,13 @@ SCHEMAS = (
         "no networking",
         put("Ingress/cotray", "kind", to="Ingres"),
     ),
+    Mistake(
+        "no_name",
+        "api",
+        "Ingress",
+        "name or generateName",
+        put("Ingress/cotray", "metadata", "name", to=None),
+    ),
 )
 
 CLUSTERS = (

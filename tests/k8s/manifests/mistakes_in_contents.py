@@ -100,8 +100,22 @@ REFERENCES = (
         "open_by_default",
         "policy/network",
         "NetworkPolicy",
-        "denies",
+        "denies what no other allows (Ingress)",
         put("NetworkPolicy/deny-ingress", to=None),
+    ),
+    Mistake(
+        "leaves_by_default",
+        "policy/network",
+        "NetworkPolicy",
+        "denies what no other allows (Egress)",
+        put("NetworkPolicy/deny-egress", to=None),
+    ),
+    Mistake(
+        "asks_for_the_nodes_credentials",
+        "policy/network",
+        f"{JOB} teacher",
+        "169.254.169.254",
+        put("NetworkPolicy/ray", "spec", "egress", "-", to={"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}),
     ),
     Mistake(
         "open_dashboard",
