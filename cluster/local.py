@@ -98,7 +98,8 @@ class LocalCluster:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *options]
         # As on machines of their own: nodes that share a folder unpack a job's code over each other.
         command += ["--node-ip-address=127.0.0.1", f"--temp-dir={self.folder / name}"]
-        command += ["--object-store-memory=200000000"]
+        # Drivers here do not ask for the output of workers, and jobs have their own from its file.
+        command += ["--object-store-memory=200000000", "--include-log-monitor=false"]
         command += [f"--{option}={value}" for option, value in values.items()]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(

@@ -1,4 +1,6 @@
-"""python -m tests.groups: every test, group by group, and at the end what each group had and took.
+"""python -m tests.groups [--long]: the tests, group by group, and at the end what each group had and took.
+
+Tests marked `long` say a claim of another test once more, and run with --long alone.
 
 Files with a Ray cluster of their own run in a process each: Ray reads settings once per process, and after
 one cluster actors of the next in the same process were found dead before they ran. Files that share a cluster
@@ -8,6 +10,7 @@ shown when it has ended.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -17,10 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 NUM_AT_ONCE = 2
 WITH_DEADLINES = {"test_serve", "test_serve_faults"}
-SLOWEST_FIRST = ("test_sweep", "test_run_cluster", "test_chaos", "test_stage_train")
+SLOWEST_FIRST = ("test_run_cluster", "test_chaos", "test_stage_train")
 """So that no long group begins when the others end."""
 
 
@@ -39,26 +44,31 @@ class Result:
     seconds: float
 
     @property
+    def is_well(self) -> bool:
+        """Also where no test of the group is of the kind that runs."""
+        return self.exit_code in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+    @property
     def counts(self) -> str:
         """Pytest's own, such as `12 passed, 1 skipped`."""
         lines = [line for line in self.output.splitlines() if re.search(r" in [\d.]+s", line)]
         return re.sub(r" in .*|=", "", lines[-1]).strip() if lines else "no test ran"
 
 
-def one_by_one() -> Iterator[Group]:
+def one_by_one(which: str) -> Iterator[Group]:
     """What has two processes of its own, and what tests what becomes of requests under full load."""
     two = ("--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-    yield Group("without Ray and vLLM", ("-m", "not ray and not vllm", *two))
+    yield Group("without Ray and vLLM", ("-m", f"not ray and not vllm and {which}", *two))
     for path in with_ray():
         if path.stem in WITH_DEADLINES:
-            yield of_file(path)
+            yield of_file(path, which)
 
 
-def side_by_side() -> Iterator[Group]:
+def side_by_side(which: str) -> Iterator[Group]:
     """The groups that leave cores idle, the slowest first."""
     shared = [path for path in with_ray() if shares_cluster(path)]
-    yield Group("one Ray cluster for several files", ("-m", "ray", *map(str, shared)))
-    yield Group("vLLM", ("-m", "vllm and not ray"))
+    yield Group("one Ray cluster for several files", ("-m", f"ray and {which}", *map(str, shared)))
+    yield Group("vLLM", ("-m", f"vllm and not ray and {which}"))
 
     def place(path: Path) -> tuple[int, str]:
         is_slow = path.stem in SLOWEST_FIRST
@@ -66,7 +76,7 @@ def side_by_side() -> Iterator[Group]:
 
     for path in sorted(with_ray(), key=place):
         if path.stem not in WITH_DEADLINES and not shares_cluster(path):
-            yield of_file(path)
+            yield of_file(path, which)
 
 
 def shares_cluster(path: Path) -> bool:
@@ -78,8 +88,8 @@ def with_ray() -> list[Path]:
     return sorted(path for path in paths if "mark.ray" in path.read_text("utf-8"))
 
 
-def of_file(path: Path) -> Group:
-    return Group(str(path.relative_to(ROOT)), ("-m", "ray", str(path)))
+def of_file(path: Path, which: str) -> Group:
+    return Group(str(path.relative_to(ROOT)), ("-m", f"ray and {which}", str(path)))
 
 
 def run(group: Group) -> Result:
@@ -97,15 +107,18 @@ def run_all(groups: Iterable[Group], num_at_once: int) -> list[Result]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.groups", description="All tests, group by group.")
+    parser.add_argument("--long", action="store_true", help="those marked long, and no others")
+    which = "long" if parser.parse_args().long else "not long"
     began = time.monotonic()
-    results = [*map(run, one_by_one()), *run_all(side_by_side(), NUM_AT_ONCE)]
+    results = [*map(run, one_by_one(which)), *run_all(side_by_side(which), NUM_AT_ONCE)]
     width = max(len(result.group.name) for result in results)
     print(f"{'group':<{width}}  seconds  tests")
     for result in results:
-        failed = "" if result.exit_code == 0 else f"  FAILED (exit code {result.exit_code})"
+        failed = "" if result.is_well else f"  FAILED (exit code {result.exit_code})"
         print(f"{result.group.name:<{width}}  {result.seconds:7.0f}  {result.counts}{failed}")
     print(f"{'all':<{width}}  {time.monotonic() - began:7.0f}")
-    return int(any(result.exit_code for result in results))
+    return int(not all(result.is_well for result in results))
 
 
 if __name__ == "__main__":

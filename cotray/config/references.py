@@ -19,8 +19,9 @@ from cotray.errors import ConfigError
 _KNOWN: dict[str, str] = {}
 """What this process must not show -> as it was written."""
 _PATTERN = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-SHORTEST = 4
-"""Characters of a value that `hidden` looks for: shorter ones are parts of other words."""
+SHORTEST = 6
+"""Characters of a value that `hidden` looks for: shorter ones, such as null, root or prod, are parts of other
+words."""
 Path = tuple[str | int, ...]
 """The keys, and the positions in lists, that lead to a value."""
 

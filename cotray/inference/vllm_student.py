@@ -19,6 +19,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMError
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -230,6 +231,6 @@ def _start_engine(model: str, engine_args: dict[str, Any], max_rows: int) -> Asy
     arguments |= typed(engine_args, AsyncEngineArgs, key="serving.engine_args")
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-    except (ValueError, TypeError, RuntimeError, OSError) as problem:
+    except (ValueError, TypeError, RuntimeError, OSError, VLLMError) as problem:
         reason = " ".join(hidden(str(problem)).split())[:400]
         raise ConfigError(f"student '{model}': vLLM does not start ({reason})") from problem

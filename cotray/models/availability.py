@@ -14,6 +14,8 @@ from cotray.models.loading import load_tokenizer
 from cotray.models.locations import EMBEDDED, model_path
 from cotray.models.random_models import SHAPES
 
+HUB_S = 10.0
+"""Without an answer, and the hub counts as out of reach."""
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
@@ -33,7 +35,9 @@ def problem_of(name: str, *, revision: str = "main") -> str | None:
                 model_path(name)  # which names those that there are
         elif not name.startswith("world:"):
             path = Path(model_path(name))
-            if path.is_dir() and (problem := _lacking(name, {file.name for file in path.iterdir()})):
+            is_folder = path.is_dir()
+            files = {file.name for file in path.iterdir()} if is_folder else set[str]()
+            if problem := _lacking(name, files) if is_folder else _unreachable(name, revision):
                 return problem
             load_tokenizer(name, revision=revision)
     except CotrayError as error:
@@ -41,6 +45,25 @@ def problem_of(name: str, *, revision: str = "main") -> str | None:
     except Exception as error:  # whatever a damaged file makes of transformers' many readers
         reason = " ".join(str(error).split())[:200]
         return f"model '{name}': its files cannot be read ({reason}); export it again"
+    return None
+
+
+def _unreachable(name: str, revision: str) -> str | None:
+    """The hub is asked once, because transformers would ask again for half a minute."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            HfApi().model_info(name, revision=revision, timeout=HUB_S)
+    except (HfHubHTTPError, HFValidationError):
+        return None  # it answers, and transformers tells what is wrong
+    except Exception as error:  # of the library that makes the connection, which changes
+        reason = " ".join(str(error).split())[:200]
+        return (
+            f"model '{name}': cannot be loaded ({constants.ENDPOINT} does not answer: {reason}). "
+            "Give a folder, or an id that can be reached."
+        )
     return None
 
 

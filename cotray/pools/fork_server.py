@@ -8,7 +8,7 @@ server; where something has, it refuses, and the worker starts in the usual way.
 The server outlives its driver, however that ends: it gives the workers that are left a moment, kills them,
 and deletes the folder that holds its socket and the temporary files of all workers.
 
-    python -m cotray.pools.fork_server SOCKET      until standard input is closed
+    python -m cotray.pools.fork_server SOCKET MODULE ...      until standard input is closed
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,14 @@ GRACE_S = 5.0
 
 
 @contextlib.contextmanager
-def fork_server() -> Iterator[dict[str, Any]]:
+def fork_server(imports: Sequence[str] = IMPORTS) -> Iterator[dict[str, Any]]:
     """What `ray.init` takes as runtime_env; workers are forked while the block runs."""
     # Ray would start one worker per CPU before anything asks for it.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     folder = Path(tempfile.mkdtemp(prefix="cotray-fork-"))
     address, scratch = str(folder / "socket"), folder / SCRATCH
     scratch.mkdir()
-    command = [sys.executable, "-m", "cotray.pools.fork_server", address]
+    command = [sys.executable, "-m", "cotray.pools.fork_server", address, *imports]
     # The threads that NumPy's algebra starts when imported would not be there after a fork.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     # What torch has compiled is of use to later runs.
@@ -90,7 +90,7 @@ def fork_server() -> Iterator[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serve(address: str) -> Callable[[], object] | None:
+def serve(address: str, imports: Sequence[str]) -> Callable[[], object] | None:
     """Answers until standard input is closed and no worker is left; in each forked process, returns what that
     one has to run."""
     workers: dict[int, int] = {}  # by what tells that one has ended
@@ -99,7 +99,7 @@ def serve(address: str) -> Callable[[], object] | None:
         listener.bind(address)
         listener.listen(128)
         print("listening", flush=True)
-        for name in IMPORTS:
+        for name in imports:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
         # A collection in a worker would write to every object of the server, and so copy their pages.
@@ -194,7 +194,7 @@ def _other_threads() -> list[str]:
 
 
 if __name__ == "__main__":
-    if worker := serve(sys.argv[1]):
+    if worker := serve(sys.argv[1], sys.argv[2:]):
         worker()
     else:  # also where whoever started it was killed
         shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)

@@ -25,6 +25,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -41,6 +42,9 @@ from cotray.teacher.coupling import Coupling, CouplingSettings, Slot, read_evide
 from cotray.teacher.lockstep import Emission, Limits, Refused, Row
 
 _NAME = "cotray"
+NUM_BREAKS = 8
+"""Tokens with a line break that vLLM stops at itself. It goes through their list for every row and step, and
+large vocabularies have two thousand of them; at the others Lockstep takes the row back."""
 _SET_BY_COTRAY = {
     "logprobs_mode": "teacher.record_scores",
     "model": "teacher.model",
@@ -81,7 +85,7 @@ class VllmEngine:
         self.record_scores = config.record_scores
         # A row of a method without contrast needs the processor only where vLLM's argmax is not enough.
         self._is_processed = has_contrast or config.record_scores or config.decoding.num_samples > 0
-        self._stop_ids = sorted(stops.eos | set(stops.text_before_break))
+        self._stop_ids = stop_ids(stops)
         settings = CouplingSettings(
             eos=tuple(sorted(stops.eos)),
             breaks=tuple(sorted(stops.text_before_break)),
@@ -132,7 +136,7 @@ class VllmEngine:
             self._engine.add_request(row.row_id, {"prompt_token_ids": row.prompt}, params)
         except EngineDeadError as problem:
             raise EngineDied(str(problem)) from problem
-        except ValueError as problem:
+        except (ValueError, VLLMClientError) as problem:
             raise Refused(" ".join(str(problem).split())[:300]) from problem
 
     def abort(self, row_ids: Sequence[str]) -> None:
@@ -206,6 +210,12 @@ class VllmEngine:
         return Emission(output.request_id, list(completion.token_ids), output.finished, evidence, error)
 
 
+def stop_ids(stops: StopTokens) -> list[int]:
+    """Where vLLM ends a row: at the ends of sequences, and at the breaks with the lowest ids, which are the
+    commonest, because vocabularies are numbered in the order in which their tokens were merged."""
+    return sorted(stops.eos.union(sorted(stops.text_before_break)[:NUM_BREAKS]))
+
+
 def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngine:
     """Raises ConfigError where an argument is unknown or the engine does not start."""
     check_arguments(config.engine_args)
@@ -233,7 +243,7 @@ def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngin
     arguments |= typed(config.engine_args, EngineArgs, key="teacher.engine_args")
     try:
         return LLMEngine.from_engine_args(EngineArgs(**arguments))
-    except (ValueError, TypeError, RuntimeError, OSError) as problem:
+    except (ValueError, TypeError, RuntimeError, OSError, VLLMError) as problem:
         reason = " ".join(hidden(str(problem)).split())[:400]
         raise ConfigError(f"teacher.model '{config.model}': vLLM does not start ({reason})") from problem
 

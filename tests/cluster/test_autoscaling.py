@@ -44,11 +44,11 @@ def num_gpus() -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError(f"not within a minute; {num_gpus()} GPUs")
+    raise AssertionError(f"not within five minutes; {num_gpus()} GPUs")
 
 
 def test_a_pool_grows_from_one_to_three_nodes_under_load_and_shrinks_to_one_when_idle(
@@ -80,7 +80,7 @@ def test_a_pool_grows_from_one_to_three_nodes_under_load_and_shrinks_to_one_when
         job = executor.submit(generate, config)
         wait_for(lambda: num_gpus() == 3 or job.done())
         assert not job.done(), "the job ended before the pool had grown"
-        manifest = job.result(300)
+        manifest = job.result(600)
     wait_for(lambda: num_gpus() == 1)
     assert manifest.num_out == NUM_REQUESTS
     assert manifest.metrics["last_run"]["replica_starts"] == 3

@@ -166,7 +166,10 @@ VICTIMS: dict[str, tuple[Callable[[Path], int], TrainingConfig]] = {
 }
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize(
+    "victim",
+    [pytest.param(name, marks=pytest.mark.long if "elastic" in name else ()) for name in VICTIMS],
+)
 def test_a_killed_worker_or_controller_changes_nothing(
     server: Server, straight: Any, tmp_path: Path, victim: str
 ) -> None:
@@ -183,6 +186,7 @@ def test_a_killed_worker_or_controller_changes_nothing(
     check(tmp_path, report, straight)
 
 
+@pytest.mark.long
 def test_a_killed_driver_changes_nothing_for_the_same_command(
     server: Server, cluster: str, straight: Any, tmp_path: Path
 ) -> None:
@@ -197,7 +201,7 @@ fit_to_s3(Path({str(tmp_path)!r}), lambda metrics: None)
     killer = Killer(lambda: driver.pid)
     server.faults.in_mid_upload = killer
     try:
-        _, said = driver.communicate(timeout=180)
+        _, said = driver.communicate(timeout=600)
     finally:
         driver.kill()
     assert killer.killed and driver.returncode == -signal.SIGKILL, said.decode()[-3000:]

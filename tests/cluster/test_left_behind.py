@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from local_ray import hears_ctrl_c
+from local_ray import hears_signals
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "jobs/configs/smoke.yaml"
 SLOW = ["teacher.engine=fake", "teacher.batch_size=1", "teacher.engine_args.seconds_per_batch=1"]
-LONG = ["training.epochs=5000", "training.patience=5000", "training.checkpoint_minutes=0.001"]
-WAIT_S = 240
+MANY_STEPS = ["training.epochs=5000", "training.patience=5000", "training.checkpoint_minutes=0.001"]
+WAIT_S = 500
 
 
 def generating(folder: Path) -> tuple[list[str], str]:
@@ -33,7 +33,7 @@ def generating(folder: Path) -> tuple[list[str], str]:
     return ["jobs.run", "-c", str(SMOKE), f"run_dir={folder}/run", *SLOW], "run/*/rationales/.batches-*/*/*"
 
 
-def training(folder: Path, options: Sequence[str] = LONG) -> tuple[list[str], str]:
+def training(folder: Path, options: Sequence[str] = MANY_STEPS) -> tuple[list[str], str]:
     rows = [
         {"passage": f"Ice {n} floats.", "question": "What floats?", "answer": f"Ice {n}"} for n in range(20)
     ]
@@ -88,10 +88,11 @@ def wait_until(is_so: Callable[[], bool]) -> bool:
 @pytest.mark.parametrize(
     ("how", "work"),
     [
-        (None, partial(training, options=("training.max_length=8",))),  # which leaves nothing to train on
+        # Nothing is left to train on.
+        pytest.param(None, partial(training, options=("training.max_length=8",)), marks=pytest.mark.long),
         (signal.SIGINT, generating),
-        (signal.SIGTERM, generating),
-        (signal.SIGHUP, training),
+        pytest.param(signal.SIGTERM, generating, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, training, marks=pytest.mark.long),
         (signal.SIGKILL, training),
     ],
     ids=["exception", "ctrl-c", "sigterm", "sighup", "sigkill"],
@@ -114,7 +115,7 @@ def test_a_verb_leaves_nothing_behind(
         env=environment,
         stdout=log,
         stderr=log,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=hears_signals,
     )
     try:
         if how is not None:

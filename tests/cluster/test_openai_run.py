@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_without_asking_for_what_was_answered(
         command = [sys.executable, "-m", "jobs.generate", *options]
         environment = joining(shared_cluster)
         with subprocess.Popen(command, env=environment, start_new_session=True) as process:
-            assert is_there.wait(120)
+            assert is_there.wait(400)
             os.killpg(process.pid, signal.SIGKILL)
         may_answer.set()
         assert job("generate", options) == 0

@@ -72,8 +72,8 @@ def test_it_goes_on_when_a_node_comes_and_says_before_what_it_waits_for(nodes, m
     bar = Bar()
 
     with tqdm(file=bar) as line, ThreadPoolExecutor(1) as thread:
-        placed = thread.submit(wait_until_placed, NEED, line, stall_timeout_s=120)
-        assert bar.told.wait(100)
+        placed = thread.submit(wait_until_placed, NEED, line, stall_timeout_s=600)
+        assert bar.told.wait(400)
         nodes.add_node(num_cpus=1)
         placed.result()
     assert "waiting for 2 training workers with 1 CPU each" in bar.getvalue()
@@ -90,7 +90,7 @@ def test_on_a_cluster_of_its_own_a_verb_ends_at_once(tmp_path: Path) -> None:
     }
     path.write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "jobs.train", "-c", str(path)]
-    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300)
+    result = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
     assert result.returncode == 2
     assert "student.training: a training worker with 2 CPU + 1 GPU cannot be placed" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from local_ray import hears_ctrl_c, joining, local_ray
+from local_ray import hears_signals, joining, local_ray
 
 from cluster.processes import free_ports
 from cotray.cli import job
@@ -70,7 +70,7 @@ def in_process(address: str, work: Path, verb: str, *, until: str = "") -> None:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=hears_ctrl_c,
+        preexec_fn=hears_signals,
     ) as process:
         try:
             assert process.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -254,7 +255,7 @@ def leave():
 threading.Thread(target=leave, daemon=True).start()
 fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
 """
-    first = subprocess.run([sys.executable, "-c", script], timeout=300, capture_output=True)
+    first = subprocess.run([sys.executable, "-c", script], timeout=600, capture_output=True)
     assert first.returncode == 7, first.stderr.decode()[-3000:]
     assert (output_dir / "checkpoints").is_dir() and not (output_dir / "config.json").exists()
 
@@ -272,14 +273,13 @@ def test_a_truncated_checkpoint_is_told_and_training_goes_on_from_the_one_before
 ):
     """All checkpoints are there, because nothing was finished after training; the last one is cut."""
     output_dir = tmp_path / "student"
-    output_dir.with_suffix(".marker").touch()
-    fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
+    shutil.copytree(undisturbed[0], output_dir)
     steps = sorted(output_dir.glob("checkpoints/*/step-*"))
     assert [step.name for step in steps] == ["step-00000004", "step-00000006"]
     cut = next(steps[-1].glob("*.distcp"))
     cut.write_bytes(cut.read_bytes()[:-10])
     metrics = []
-    fit_interrupted(output_dir, exits=False, on_metrics=metrics.append)
+    fit_on(output_dir, BATCHES, metrics.append)
     assert [row["step"] for row in metrics if "loss" in row] == [5, 6]
     said = capfd.readouterr().err
     assert f"goes on from step-00000004 (step-00000006: {cut.name} has " in said
@@ -287,11 +287,10 @@ def test_a_truncated_checkpoint_is_told_and_training_goes_on_from_the_one_before
 
 
 def test_training_that_is_done_is_not_done_again_if_only_its_manifest_is_missing(undisturbed, tmp_path):
-    output_dir = tmp_path / "student"
-    output_dir.with_suffix(".marker").touch()
-    first = fit_interrupted(output_dir, exits=False, on_metrics=lambda metrics: None)
+    folder, first, _ = undisturbed
+    shutil.copytree(folder, tmp_path / "student")
     metrics = []
-    again = fit_interrupted(output_dir, exits=False, on_metrics=metrics.append)
+    again = fit_on(tmp_path / "student", BATCHES, metrics.append)
     assert [row for row in metrics if "loss" in row] == [] and again.history == first.history
     assert again.files == first.files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -157,16 +157,13 @@ def test_an_interrupt_and_a_bug_of_the_driver_end_the_sweep(
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def swept(shared_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two tags and a broken student, two seeds, tiny models."""
-    import os
-
     from cotray.commands.sweep import main
 
     folder = tmp_path_factory.mktemp("sweep")
     text = """
 base:
-  ray.num_cpus: 4
   teacher.engine: fake
   simulator.mode: prompted
   scoring.max_new_tokens: 8
@@ -176,12 +173,8 @@ vary:
   method: [few-shot]
 seeds: [1, 2]
 """
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ.pop("RAY_ADDRESS", None)
     assert main(["-c", str(write(folder, text))]) == 1
-    yield folder / "runs"
-    if before is not None:
-        os.environ["RAY_ADDRESS"] = before
+    return folder / "runs"
 
 
 @pytest.mark.ray
@@ -243,19 +236,20 @@ def test_the_students_seed_alone_changes_the_weights(swept: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.usefixtures("shared_cluster")
 def test_a_model_that_cannot_be_loaded_costs_its_own_run_alone_and_people_teach_what_they_wrote(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from cotray.commands.sweep import main
 
     text = """
-base: {ray.num_cpus: 4, simulator.mode: prompted, scoring.max_new_tokens: 8}
+base: {simulator.mode: prompted, scoring.max_new_tokens: 8}
 vary:
   teacher.model: [/no/such/model]
   method: [human]
 seeds: [1]
 """
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert main(["-c", str(write(tmp_path, text))]) == 1
     why = "model '/no/such/model': no such folder with a config.json"
     said = capsys.readouterr().err.splitlines()
@@ -277,7 +271,7 @@ def test_a_changed_setting_is_refused_until_told_to_overwrite(
 
     folder = swept.parent
     text = """
-base: {ray.num_cpus: 4, teacher.engine: fake, simulator.mode: prompted, scoring.max_new_tokens: 9}
+base: {teacher.engine: fake, simulator.mode: prompted, scoring.max_new_tokens: 9}
 vary: {method: [few-shot]}
 seeds: [1]
 """

@@ -54,7 +54,7 @@ def start(address: str, verb: str, run_dir: Path, *options: str) -> subprocess.P
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -84,7 +84,12 @@ def config_of(run_dir: Path, *options: str) -> RunConfig:
     ("verb", "before", "changed"),
     [
         ("generate", ["prepare"], "method=greedy+counterfactual"),
-        ("train", [], "student.training.learning_rate=0.1"),
+        pytest.param(
+            "train",
+            ["prepare", "generate"],
+            "student.training.learning_rate=0.1",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_second_command_equal_or_different_is_told_who_is_at_work_and_changes_nothing(
@@ -119,6 +124,7 @@ def test_a_second_command_equal_or_different_is_told_who_is_at_work_and_changes_
     verify(config)
 
 
+@pytest.mark.long
 def test_a_run_whose_requests_another_run_makes_anew_ends_without_mixing_and_can_be_repeated(
     address: str, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cotray.commands.command import reported
-from cotray.config import dump_config, load_config, parse_config
+from cotray.config import dump_config, load_config, parse_config, references
 from cotray.config.file import read_tree
 from cotray.config.reference import annotated
 from cotray.config.references import Reference, hidden, keep_hidden
@@ -28,6 +28,12 @@ HOSTILE = [
     "- item", "[1, 2]", "{a: 1}", "'single'", '"double"', "two\nlines\n", "tab\tend", "&anchor *alias", "|",
     "%TAG", "!!python/object", "a # b", "$HOME ${HOME}", "back\\slash", "ünïcode", "2024-01-01",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test makes this process hide, the messages of later tests would show as a reference."""
+    monkeypatch.setattr(references, "_KNOWN", {})
 
 
 @pytest.fixture
@@ -228,10 +234,11 @@ def test_a_reference_crosses_processes_and_is_hidden_there(monkeypatch):
 def test_what_is_hidden_is_hidden_in_quotes_too_and_short_values_are_left_alone():
     keep_hidden(Reference("a'b\n\"c", "${COTRAY_QUOTED}"))
     keep_hidden(Reference("7", "${COTRAY_SHORT}"))
+    keep_hidden(Reference("null", "${COTRAY_WORD}"))
     assert hidden(f"in a message {'a' + chr(39) + 'b' + chr(10) + chr(34) + 'c'!r}").endswith(
         "${COTRAY_QUOTED}'"
     )
-    assert hidden("17 of 27") == "17 of 27"
+    assert hidden("17 of 27") == "17 of 27" and hidden("/dev/null") == "/dev/null"
 
 
 def test_an_engine_gets_its_own_types_and_its_log_the_reference():

@@ -57,6 +57,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return notebook
 
 
+@pytest.mark.long
 def test_las_rises_with_the_faithfulness_that_was_set_and_not_with_empty_words(executed: Any) -> None:
     of_reasons = measured(executed, "reasons")
     assert [row.share for row in of_reasons] == [0, 0.25, 0.5, 0.75, 1]
@@ -69,6 +70,7 @@ def test_las_rises_with_the_faithfulness_that_was_set_and_not_with_empty_words(e
     assert len(of_empty_words) == 5 and all(row.low <= 0 <= row.high for row in of_empty_words)
 
 
+@pytest.mark.long
 def test_a_plot_and_a_rationale_for_every_row_are_shown_and_ray_is_not_imported(executed: Any) -> None:
     assert len(outputs(executed, "image/png")) == 1
     said = json.loads(executed.cells[-1].outputs[0].text)
@@ -76,6 +78,7 @@ def test_a_plot_and_a_rationale_for_every_row_are_shown_and_ray_is_not_imported(
     assert said["imported"] == []
 
 
+@pytest.mark.long
 def test_what_is_kept_of_an_earlier_run_is_small_and_says_the_same(executed: Any) -> None:
     kept = read()
     assert NOTEBOOK.stat().st_size < 100_000

@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[1]
 def test_each_part_of_a_run_gets_nodes_of_its_group_spot_first_and_all_go_when_idle(overlay: str) -> None:
     command = [sys.executable, str(TESTS / "support/scaling.py"), overlay]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS / "k8s")])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     teachers = seen.pop("teachers")

@@ -102,8 +102,8 @@ def test_a_worker_that_needs_a_library_before_python_is_not_forked(
 def test_a_server_in_which_a_thread_runs_forks_nothing(script: Path, tmp_path: Path) -> None:
     code = (
         "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-        "import sys; from cotray.pools import fork_server\nfork_server.IMPORTS = ()\n"
-        "work = fork_server.serve(sys.argv[1])\nassert work is None"
+        "import sys; from cotray.pools import fork_server\n"
+        "work = fork_server.serve(sys.argv[1], [])\nassert work is None"
     )
     address = str(tmp_path / "socket")
     server = subprocess.Popen([sys.executable, "-c", code, address], stdin=subprocess.PIPE)
@@ -123,7 +123,7 @@ def _client_file() -> Path:
 
 
 def test_the_server_ends_with_the_block_and_leaves_no_folder() -> None:
-    with fork_server() as runtime_env:
+    with fork_server(imports=()) as runtime_env:
         folder = Path(shlex.split(runtime_env["py_executable"])[-1]).parent
         assert folder.is_dir()
     assert not folder.exists()
@@ -146,7 +146,7 @@ def test_a_worker_that_does_not_end_is_killed_with_what_it_started_and_its_tempo
     monkeypatch.setattr("tempfile.tempdir", None)
     path = tmp_path / "hanging.py"
     path.write_text(HANGING)
-    with fork_server() as runtime_env:
+    with fork_server(imports=()) as runtime_env:
         environment = os.environ | runtime_env["env_vars"]
         command = [*shlex.split(runtime_env["py_executable"]), str(path)]
         client = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -166,7 +166,7 @@ def test_the_server_outlives_a_driver_that_is_killed_and_takes_all_away(tmp_path
     code = (
         "import os, shlex, signal, subprocess, sys\n"
         "from cotray.pools.fork_server import fork_server\n"
-        "with fork_server() as runtime_env:\n"
+        "with fork_server(imports=()) as runtime_env:\n"
         f"    command = [*shlex.split(runtime_env['py_executable']), {str(path)!r}]\n"
         "    environment = os.environ | runtime_env['env_vars']\n"
         "    worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)\n"

@@ -47,7 +47,8 @@ def joining(address: str) -> dict[str, str]:
     return os.environ | {"RAY_ADDRESS": address, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
 
 
-def hears_ctrl_c() -> None:
-    """For Popen's preexec_fn: a shell lets what it starts in the background ignore Ctrl-C, and that would be
-    inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hears_signals() -> None:
+    """For Popen's preexec_fn: a shell lets what it starts in the background ignore Ctrl-C, and nohup lets it
+    ignore the end of the terminal, which would be inherited."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

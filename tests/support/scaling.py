@@ -32,7 +32,7 @@ MAX_NODES = 2
 """Of a group; as many as the machine that tests has room for."""
 IDLE_S = 4.0
 """In place of the manifests' minutes."""
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 
 
 def scaled_down(kind: dict[str, Any]) -> NodeType:

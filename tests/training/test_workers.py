@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def rows_of(kind: str, count: int) -> list[TrainExample]:
     return [example for example in make_examples(10) if example.kind == kind][:count]
 
 
+@cache
 def naive_gradients(
     name: str, num_factual: int, num_counterfactual: int, num_rejected: int
 ) -> dict[str, torch.Tensor]:
