@@ -73,6 +73,7 @@ def test_train_leaves_out_and_weighs_down_what_the_rules_catch(assessed: Path) -
     assert len(selection["rules"][0]["examples"]) == 5
 
 
+@pytest.mark.long
 def test_rows_that_fail_are_dead_letters_and_too_many_are_tried_again(tmp_path: Path, assessed: Path) -> None:
     """A text longer than the model's window of 4096 bytes cannot be read by it."""
     config = config_of(tmp_path / "run", model="random:gpt2")
@@ -117,6 +118,7 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
         train(config)
 
 
+@pytest.mark.long
 def test_a_split_alone_is_assessed_and_another_run_of_the_same_rationales_takes_the_scores_over(
     assessed: Path, tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ def test_nothing_to_learn_from_says_how_many_questions_had_scores(
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.long
 def test_conseq_composes_with_counterfactual_rationales_and_rules_on_an_encoder_decoder(
     assessed: Path, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_killed_run_goes_on_without_asking_for_what_was_answered(
     assert len(rows) == 24 and all(row.rationale for row in rows)
 
 
+@pytest.mark.long
 def test_a_cap_ends_the_whole_run_over_its_methods_and_a_higher_one_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
