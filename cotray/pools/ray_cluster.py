@@ -12,6 +12,8 @@ from cotray.errors import ConfigError
 from cotray.pools.fork_server import fork_server
 from cotray.storage.filesystems import environment
 
+HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+"""From tasks and actors that have asked for none; Ray would let them use the first one."""
 _is_own = False
 """Whether the cluster is one that this process has started for itself."""
 
@@ -44,7 +46,7 @@ def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator
     # and no message per killed idle worker.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault(*HIDES_GPUS)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Replicas that wait for a node ask for it; Ray Data would ask too, and hold nodes until a stage ends.
     for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
@@ -88,18 +90,20 @@ def _local(config: RayConfig) -> Iterator[None]:
         try:
             yield
         finally:
-            _is_own = False
+            HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+"""From tasks and actors that have asked for none; Ray would let them use the first one."""
+_is_own = False
 
 
 @contextlib.contextmanager
 def _running(address: str, storage: StorageConfig | None) -> Iterator[None]:
     import ray
 
-    variables = environment(storage) if storage else {}
+    variables = dict([HIDES_GPUS]) | (environment(storage) if storage else {})
     try:
         ray.init(
             address=address,
-            runtime_env={"env_vars": variables} if variables else None,
+            runtime_env={"env_vars": variables},
             logging_level=logging.WARNING,
             log_to_driver=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -79,6 +80,22 @@ def test_it_goes_on_when_a_node_comes_and_says_before_what_it_waits_for(nodes, m
     assert "waiting for 2 training workers with 1 CPU each" in bar.getvalue()
     # What was asked for is given back.
     assert {group["state"] for group in ray.util.placement_group_table().values()} <= {"REMOVED"}
+
+
+def test_what_asks_for_no_gpu_sees_none(nodes) -> None:
+    """In a driver that joins, because this one has not been started by cotray."""
+    script = """
+import os, ray
+from cotray.config import RayConfig
+from cotray.pools.ray_cluster import cluster
+with cluster(RayConfig()):
+    sees = ray.remote(num_cpus=0)(lambda: os.environ.get("CUDA_VISIBLE_DEVICES", "all GPUs"))
+    print("sees", [ray.get(sees.remote())])
+"""
+    environment = os.environ | {"RAY_ADDRESS": nodes.address}
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=600)
+    assert "sees ['']" in result.stdout, result.stderr
 
 
 def test_on_a_cluster_of_its_own_a_verb_ends_at_once(tmp_path: Path) -> None:
