@@ -202,7 +202,7 @@ def compute_dtype(dtype: str, device_type: str) -> torch.dtype:
     if dtype != "auto":
         return getattr(torch, dtype)
     if device_type == "cuda":
-        is_native = torch.cuda.is_bf16_supported()
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if is_native else torch.float32

@@ -75,6 +75,7 @@ def _local(config: RayConfig) -> Iterator[None]:
 
     # For Ray's dashboard, which a local cluster has not; with many tasks they fill its memory.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     with fork_server() as runtime_env:
         ray.init(
             address="local",

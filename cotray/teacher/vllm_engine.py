@@ -42,6 +42,8 @@ from cotray.teacher.coupling import Coupling, CouplingSettings, Slot, read_evide
 from cotray.teacher.lockstep import Emission, Limits, Refused, Row
 
 _NAME = "cotray"
+MAX_TOKENS_PER_STEP = 8192
+"""Of prompts, on a GPU."""
 NUM_BREAKS = 8
 """Tokens with a line break that vLLM stops at itself. It goes through their list for every row and step, and
 large vocabularies have two thousand of them; at the others Lockstep takes the row back."""
@@ -61,6 +63,10 @@ _NEEDED = {
     "additional_config": None,
     "skip_tokenizer_init": False,
     "generation_config": "vllm",
+    # Both rows of a pair have to meet in one process and one batch, and each step has to be told.
+    "data_parallel_size": 1,
+    "enable_batch_sharded_sampling": False,
+    "stream_interval": 1,
 }
 
 
@@ -240,6 +246,9 @@ def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngin
         # compiling takes a minute for 7 %.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         arguments |= {"block_size": 32, "kv_cache_memory_bytes": 2 << 30, "enforce_eager": True}
+    else:
+        # vLLM would take 2,048 for an engine that it thinks is not a server.
+        arguments["max_num_batched_tokens"] = MAX_TOKENS_PER_STEP
     arguments |= typed(config.engine_args, EngineArgs, key="teacher.engine_args")
     try:
         return LLMEngine.from_engine_args(EngineArgs(**arguments))

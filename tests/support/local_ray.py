@@ -18,6 +18,7 @@ def local_ray(*, num_cpus: int, num_gpus: int = 0, object_store_memory: int = 15
 
     from cotray.pools.fork_server import fork_server
 
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as cotray's own cluster
     # Short, because Ray puts Unix sockets (107 characters at most) several folders below it.
     folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
     with fork_server() as runtime_env:

@@ -320,6 +320,9 @@ def test_of_many_tokens_with_a_line_break_vllm_is_told_the_commonest() -> None:
         ({"dtype": "float16"}, "set teacher.dtype instead"),
         ({"enable_prefix_caching": False}, "contrastive pairs need True here"),
         ({"speculative_config": {"method": "ngram"}}, "contrastive pairs need None here"),
+        ({"data_parallel_size": 2}, "contrastive pairs need 1 here"),
+        ({"stream_interval": 8}, "contrastive pairs need 1 here"),
+        ({"enable_batch_sharded_sampling": True}, "contrastive pairs need False here"),
     ],
 )
 def test_wrong_engine_arguments_are_named_before_anything_is_loaded(engine_args: dict, message: str) -> None:
