@@ -91,9 +91,7 @@ def _local(config: RayConfig) -> Iterator[None]:
         try:
             yield
         finally:
-            HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-"""From tasks and actors that have asked for none; Ray would let them use the first one."""
-_is_own = False
+            _is_own = False
 
 
 @contextlib.contextmanager
