@@ -39,6 +39,13 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def same_answer(one: object, other: object) -> bool:
+    """Texts by their normalized form; other values, such as numbers of classes, by equality."""
+    if isinstance(one, str) and isinstance(other, str):
+        return normalized(one) == normalized(other)
+    return one == other
+
+
 def task_of(choices: Sequence[str]) -> Task:
     """The task that choices show: one whose choices are these, else multiple choice; open without choices."""
     names = {normalized(choice) for choice in choices}
@@ -266,3 +273,8 @@ class Simulation(StudentAnswer):
     sim_x: str = ""
     sim_e: str = ""
     sim_xe: str = ""
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the rationale alone gives the student's answer away."""
+        return same_answer(self.sim_e, self.student_answer)

@@ -54,7 +54,10 @@ def _verdict(method: MethodReport, against: MethodReport, found: Difference) -> 
     if found.num_questions < MIN_QUESTIONS:
         return f"{name}: {_too_few(found.num_questions)}."
     if found.value is None or found.ci95 is None:
-        return f"{name}: its LAS cannot be compared with {other}'s: {_why_undefined(method, against, found)}."
+        return (
+            f"{name}: its LAS cannot be compared with {other}'s: {_why_undefined(method, against, found)}"
+            f"{_instead(method)}{_instead(against)}{_truth(method, against)}."
+        )
     if found.ci95 == (0, 0):
         said = f"no difference from {other}'s LAS was seen on {found.num_questions} test questions"
     elif found.sign == 0:
@@ -76,7 +79,7 @@ def _alone(method: MethodReport) -> str:
     if method.num_questions < MIN_QUESTIONS:
         return f"{name}: {_too_few(method.num_questions)}."
     if value is None or bounds is None:
-        return f"{name}: LAS is undefined: {method.las['reason']}."
+        return f"{name}: LAS is undefined: {method.las['reason']}{_instead(method)}."
     if bounds[0] <= 0 <= bounds[1]:
         return (
             f"{name}: whether its rationales tell anything about its answers cannot be told: LAS is "
@@ -97,6 +100,14 @@ def _why_undefined(method: MethodReport, against: MethodReport, found: Differenc
         f"of {side.method}, {side.las['reason']}" for side in (method, against) if side.las["las"] is None
     ]
     return "; ".join(reasons) or f"it is undefined on the {found.num_questions} questions that both answered"
+
+
+def _instead(method: MethodReport) -> str:
+    """What can be said where LAS cannot, as of the most faithful students, all of whose rationales leak."""
+    if method.las["las"] is not None or method.las["sim_gain"] is None:
+        return ""
+    gain = f"; {method.method}'s simulation gain, without the adjustment for leaking, is "
+    return f"{gain}{_short(method.las['sim_gain'])} (95 % interval {_span(method.las['sim_gain_ci95'])})"
 
 
 def _truth(method: MethodReport, against: MethodReport) -> str:

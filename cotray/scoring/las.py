@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cotray.records import same_answer
 from cotray.scoring.statistics import interval, resamples
 
 SMALL_GROUP = 30
@@ -51,7 +52,8 @@ def las(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> LasReport:
-    """LAS of rows given as the student's answer and the simulator's from x, from e and from both.
+    """LAS of rows given as the student's answer and the simulator's from x, from e and from both; texts are
+    compared in their normalized form.
 
     `ids`: of the question of each row, where several rows may be of one; a resample draws questions.
     Raises ValueError if the four sequences differ in length.
@@ -59,7 +61,7 @@ def las(
     if not len(student) == len(sim_x) == len(sim_e) == len(sim_xe):
         raise ValueError("student, sim_x, sim_e and sim_xe must have the same length")
     x, e, xe = (
-        np.array([s == y for s, y in zip(sim, student, strict=True)], dtype=int)
+        np.array([same_answer(s, y) for s, y in zip(sim, student, strict=True)], dtype=int)
         for sim in (sim_x, sim_e, sim_xe)
     )
     if not len(x):
@@ -107,7 +109,7 @@ def binned_las(
     docs/explanation/method.md#binned-las"""
     gains = defaultdict(list)
     for y, x, xe, leak in zip(student, sim_x, sim_xe, leak_probability, strict=True):
-        gains[min(int(leak * num_bins), num_bins - 1)].append((xe == y) - (x == y))
+        gains[min(int(leak * num_bins), num_bins - 1)].append(same_answer(xe, y) - same_answer(x, y))
     return float(np.mean([np.mean(gain) for gain in gains.values()]))
 
 

@@ -84,7 +84,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values))
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values; undefined ones (NaN) are left out."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
+def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle of resampled values, at 0.95 so many of them; undefined ones (NaN) are left out."""
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

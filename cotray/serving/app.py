@@ -130,7 +130,7 @@ def _add_tasks(app: APIRouter, service: Service) -> None:
             sim_x=said.sim_x,
             sim_e=said.sim_e,
             sim_xe=said.sim_xe,
-            leaking=said.sim_e == row.student_answer,
+            leaking=said.leaks,
         )
 
     @app.get("/v1/las/live")

@@ -30,7 +30,7 @@ async def las_lines(
         async with aclosing(_simulations(service, key, model, body.rows, pairs)) as rows:
             async for row in rows:
                 done.append(row)
-                shown = asdict(row) | {"leaking": row.sim_e == row.student_answer}
+                shown = asdict(row) | {"leaking": row.leaks}
                 yield _line(LasLine(type="row", done=len(done), total=total, row=shown))
         report = await asyncio.to_thread(
             las,

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from cotray.config.sweep import Cell, Claim, load_sweep
 from cotray.errors import ConfigError
 from cotray.quality.summary import rationale_columns
 from cotray.records import Assessment, Simulation
-from cotray.report.claims import FAILS, HOLDS, OPEN, UNFINISHED, findings, verdict
+from cotray.report.claims import AMONG, FAILS, HOLDS, OPEN, UNFINISHED, findings, rate_limit, verdict
 from cotray.report.comparison import (
     RATIONALE_FIGURES,
     STUDENT_FIGURES,
     Difference,
     columns_of,
+    compare,
     difference,
     student_columns,
 )
@@ -252,6 +254,45 @@ def test_a_sweeps_page_tells_each_claim_once_all_its_runs_are_done(tmp_path: Pat
     assert "holds here: Better. (accuracy, 0." in table
     page = (tmp_path / "runs/sweep.html").read_text()
     assert "Better." in page and "n = 60; 2 and 2 runs" in page
+
+
+def test_what_one_claim_would_say_is_not_said_among_many(tmp_path: Path) -> None:
+    sweep, cells = load_sweep(sweep_file(tmp_path, CLAIM % "accuracy"))
+    write_run(cells[0], {k: [simulation(n, seed=k, right=0.4) for n in range(60)] for k in (0, 1)})
+    write_run(cells[1], {k: [simulation(n, seed=k + 5, right=0.65) for n in range(60)] for k in (0, 1)})
+    run_dirs = [config.run_dir for cell in cells for config in cell.configs]
+    (alone,) = findings(sweep.claims, cells, run_dirs)
+    nothing = Claim(text="It is itself.", figure="accuracy", more="greedy", less="greedy")
+    among, *others = findings([*sweep.claims, *[nothing] * 40], cells, run_dirs)
+    assert (alone.verdict, among.verdict) == (HOLDS, AMONG) and {one.verdict for one in others} == {OPEN}
+    assert among.difference == alone.difference
+    twice = findings([*sweep.claims * 20, *[nothing] * 20], cells, run_dirs)
+    assert [one.verdict for one in twice] == [HOLDS] * 20 + [OPEN] * 20
+
+
+@pytest.mark.parametrize(
+    ("p_values", "limit"),
+    [
+        ([0.04], 0.04),
+        ([0.06], 0.0),
+        # Of five at 5 %: 0.01, 0.02, 0.03, 0.04 and 0.05 are what the first to the fifth may be.
+        ([0.2, 0.005, 0.03, 0.9, 0.029], 0.03),
+        ([0.2, 0.005, 0.031, 0.9, 0.029], 0.005),
+        ([0.049, 0.048, 0.047, 0.046, 0.045], 0.049),
+    ],
+)
+def test_the_limit_for_many_claims_is_benjamini_and_hochbergs(p_values: list[float], limit: float) -> None:
+    assert rate_limit(p_values) == limit
+
+
+def test_the_interval_over_seeds_is_welchs_where_all_questions_are_alike() -> None:
+    """Whole runs are right or wrong, so that the questions add nothing."""
+    more = np.repeat([[1.0], [1.0], [1.0], [0.0]], 30, axis=1)
+    less = np.repeat([[0.0], [0.0], [1.0]], 30, axis=1)
+    found = compare({"right": more}, {"right": less}, STUDENT_FIGURES["accuracy"], num_resamples=20)
+    for level in (0.95, 0.99):
+        expected = ttest_ind(more[:, 0], less[:, 0], equal_var=False).confidence_interval(level)
+        assert found.at(level).ci95 == pytest.approx(tuple(expected))
 
 
 def test_figures_of_a_run_that_was_refused_are_not_shown(tmp_path: Path) -> None:

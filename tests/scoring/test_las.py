@@ -28,6 +28,13 @@ def test_las_of_eight_questions_worked_out_by_hand() -> None:
     assert "3 rows" in report.reason
 
 
+def test_an_answer_is_the_same_whatever_its_case_and_spacing() -> None:
+    """Open answers, which the simulator writes as it likes; numbers of classes are themselves."""
+    written = [[f" {answer.upper()}" for answer in column] for column in (X, E, XE)]
+    assert las(STUDENT, *written) == las(STUDENT, X, E, XE)
+    assert las([1, 2], [1, 1], [1, 3], [1, 2]).accuracy_xe == 1
+
+
 def test_las_is_none_with_a_reason_when_everything_leaks() -> None:
     report = las(STUDENT, X, STUDENT, XE)
     assert report.las is None and report.ci95 is None and report.las_nonleaking is None
