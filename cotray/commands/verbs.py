@@ -27,6 +27,7 @@ VERBS = {
     "init": "write a configuration for data of your own, after a look at their first rows",
     **STAGES,
     "sweep": "runs that differ in one key each, over several seeds, and verdicts on claims",
+    "gate": "exit code 1 where a student's figures are below their floors, or below another run's",
     "train_pairs": "train a model that writes question-answer pairs, for `assess`",
     "export": "write a finished run's results for other programs",
     "annotate": "let people rate rationales: export forms, import the filled ones",

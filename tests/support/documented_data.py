@@ -25,14 +25,18 @@ DATA_KEYS = ({"id", "answer"}, {"qid", "answer"}, {"ex_id", "label"}, {"id", "an
 
 
 def read_yaml(reader: Reader, block: Block) -> None:
-    """A run's configuration, a sweep's, one of question-answer pairs, or a manifest; else ValueError."""
+    """A run's configuration, a sweep's, one of question-answer pairs, a workflow, or a manifest; else
+    ValueError."""
     tree = yaml.safe_load(block.text)
     path = reader.folder / (block.title or f"block-{block.line}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(block.text)
     keys = set(tree) if isinstance(tree, dict) else set()
     with patch.dict("os.environ", DEPLOYED | reader.environment):
-        if "vary" in keys:
+        if keys == {"jobs"}:  # a workflow of GitHub: its commands
+            steps = [step for job in tree["jobs"].values() for step in job["steps"] if "run" in step]
+            reader.paste("\n".join(step["run"].replace("${{ github.sha }}", "4711") for step in steps))
+        elif "vary" in keys:
             load_sweep(path)
         elif keys and keys <= RunConfig.model_fields.keys():
             load_config(path)

@@ -1,0 +1,102 @@
+"""gate: may a student go out? Floors under its figures, and no figure below that of another run.
+
+A figure passes its floor where the lower end of its 95 % interval is not below it, and it passes against a
+baseline where the interval of the paired difference is not wholly below 0. What is undefined does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cotray.config import RunConfig
+from cotray.errors import DataError
+from cotray.records import Simulation
+from cotray.report.comparison import STUDENT_FIGURES, columns_of, difference, student_columns
+from cotray.report.table import interval, number
+from cotray.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Floor:
+    """`figure` is one of STUDENT_FIGURES."""
+
+    figure: str
+    value: float | None
+    """None: only the baseline counts."""
+
+
+@dataclass(frozen=True)
+class Check:
+    passes: bool
+    text: str
+
+
+def gate(config: RunConfig, floors: Sequence[Floor], baseline: str = "") -> list[Check]:
+    """Every check, in order. `baseline`: the folder of another method or run.
+
+    Raises DataError where a run has no simulations, or the two were not asked the same test questions.
+    """
+    rows = _simulations(_scored(config))
+    against = _simulations(RunFolder(baseline)) if baseline else None
+    if against is not None and rows.keys() != against.keys():
+        num_shared = len(rows.keys() & against.keys())
+        raise DataError(
+            f"{baseline}: its {len(against)} test questions are others (shared are {num_shared} of this "
+            f"run's {len(rows)}), so that the two cannot be compared; give a run on the same data, split and "
+            "seed"
+        )
+    checks = []
+    for floor in floors:
+        if floor.value is not None:
+            checks.append(_above(floor.figure, floor.value, rows, seed=config.seed))
+        if against is not None:
+            checks.append(_not_below(floor.figure, rows, against, seed=config.seed))
+    return checks
+
+
+def _above(figure: str, floor: float, rows: dict[str, Simulation], *, seed: int) -> Check:
+    found = difference(_columns(rows), None, STUDENT_FIGURES[figure], seed=seed)
+    if found.ci95 is None:
+        return Check(False, f"{figure}: undefined for these rows, and so not at least {floor:g}")
+    low, high = found.ci95
+    said = "is at least" if low >= floor else "is below" if high < floor else "is not surely at least"
+    return Check(low >= floor, f"{figure}: {number(found.value)} {interval(found.ci95)} {said} {floor:g}")
+
+
+def _not_below(
+    figure: str, rows: dict[str, Simulation], against: dict[str, Simulation], *, seed: int
+) -> Check:
+    ids = sorted(rows)
+    found = difference(_columns(rows, ids), _columns(against, ids), STUDENT_FIGURES[figure], seed=seed)
+    if found.ci95 is None:
+        return Check(False, f"{figure}: cannot be compared with the baseline's, since one is undefined")
+    said = "is below" if found.sign < 0 else "is above" if found.sign > 0 else "is not surely below"
+    seen = f"{number(found.value)} {interval(found.ci95)}"
+    return Check(found.sign >= 0, f"{figure}: {said} the baseline's, by {seen}")
+
+
+def _columns(rows: dict[str, Simulation], ids: Sequence[str] = ()):
+    return columns_of([{id_: student_columns(row) for id_, row in rows.items()}], ids or sorted(rows))
+
+
+def _simulations(folder: RunFolder) -> dict[str, Simulation]:
+    folder.require("simulations", "score")
+    if rows := {row.id: row for row in folder.read_records("simulations", Simulation)}:
+        return rows
+    raise DataError(f"{folder.root}: has no test question; raise data.test_fraction")
+
+
+def _scored(config: RunConfig) -> RunFolder:
+    """The run in `run_dir` itself, or that of `method` below it."""
+    root = RunFolder(config.run_dir)
+    if root.manifest("simulations"):
+        return root
+    below = {method: RunFolder(config.for_method(method).run_dir) for method in config.methods}
+    scored = [method for method, folder in below.items() if folder.manifest("simulations")]
+    if config.method in scored:
+        return below[config.method]
+    if len(scored) == 1:
+        return below[scored[0]]
+    way_out = f"choose one with method=NAME: {', '.join(scored)}" if scored else "run `cotray score` first"
+    raise DataError(f"{root.root}: nothing is scored of {config.method}; {way_out}")
