@@ -19,7 +19,7 @@ from cotray.cli import job
 from cotray.config import DataConfig
 from cotray.data.readers import read_rows
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "jobs/configs/smoke.yaml"

@@ -204,6 +204,7 @@ def test_the_export_is_the_best_model_and_its_files_are_told(undisturbed):
     assert {entry.name for entry in report.files} == names - {"checkpoints"}
 
 
+@pytest.mark.long
 def test_an_adapter_is_learned_and_its_folder_is_read_without_peft_and_with_it(cluster, tmp_path):
     model = MODEL.model_copy(
         update={"adapter": AdapterConfig(kind="lora", rank=4, targets=["q_proj", "up_proj"])}

@@ -264,6 +264,7 @@ seeds: [1]
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_changed_setting_is_refused_until_told_to_overwrite(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.ray
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize(
+    "overlay",
+    [pytest.param(name, marks=pytest.mark.long if name == "local" else ()) for name in OVERLAYS],
+)
 def test_each_part_of_a_run_gets_nodes_of_its_group_spot_first_and_all_go_when_idle(overlay: str) -> None:
     command = [sys.executable, str(TESTS / "support/scaling.py"), overlay]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS / "k8s")])}

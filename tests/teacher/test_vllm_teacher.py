@@ -149,6 +149,7 @@ def sharded_results(settings: TeacherConfig, requests) -> list[Rationale]:
     return vllm_results(settings, "contrast-wrong", requests)
 
 
+@pytest.mark.long
 def test_two_shards_of_the_model_give_the_same_tokens() -> None:
     settings = config("random:llama", engine_args={"tensor_parallel_size": 2})
     requests = make_requests(8)
