@@ -11,19 +11,29 @@ shown when it has ended.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 NUM_AT_ONCE = 2
+SHARING = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+"""For groups that run beside another: threads that wait for each other take no core, and none has its own."""
 WITH_DEADLINES = {"test_serve", "test_serve_faults"}
 SLOWEST_FIRST = ("test_run_cluster", "test_chaos", "test_stage_train")
 """So that no long group begins when the others end."""
@@ -92,18 +102,21 @@ def of_file(path: Path, which: str) -> Group:
     return Group(str(path.relative_to(ROOT)), ("-m", f"ray and {which}", str(path)))
 
 
-def run(group: Group) -> Result:
+def run(group: Group, variables: Mapping[str, str] = MappingProxyType({})) -> Result:
     """The group in a process of its own; its output is printed as a whole."""
     command = [sys.executable, "-m", "pytest", *group.arguments, "--durations=5"]
+    environment, pipe = os.environ | variables, subprocess.PIPE
     began = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
+    )
     print(done.stdout, flush=True)
     return Result(group, done.returncode, done.stdout, time.monotonic() - began)
 
 
 def run_all(groups: Iterable[Group], num_at_once: int) -> list[Result]:
     with ThreadPoolExecutor(num_at_once) as threads:
-        return list(threads.map(run, groups))
+        return list(threads.map(partial(run, variables=SHARING), groups))
 
 
 def main() -> int:

@@ -38,8 +38,9 @@ from cotray.pools.resources import (
     unmet,
     way_out,
 )
+from cotray.stages.overwrite_preview import SETTINGS
 from cotray.storage.filesystems import delete_file, filesystem, reason_of, storage_errors, write_file
-from cotray.storage.manifest import DamagedFile
+from cotray.storage.manifest import DamagedFile, changes
 from cotray.storage.run_folder import RunFolder
 from cotray.tracking.tracking import check_tracking
 
@@ -114,7 +115,7 @@ def stages_of(config: RunConfig, verb: str) -> list[str]:
 
 
 def _to_do(config: RunConfig, verb: str) -> list[str]:
-    """Those whose stage is not there."""
+    """Those whose stage is not there, or is there with other settings."""
     return [one for one in stages_of(config, verb) if one == "serve" or not _is_there(config, STAGE_OF[one])]
 
 
@@ -216,9 +217,12 @@ def _packages(config: RunConfig, verb: str) -> list[tuple[str, str, str]]:
 
 
 def _is_there(config: RunConfig, stage: str) -> bool:
+    """Finished with the settings at hand. One with others would be made anew by `--overwrite`, which deletes
+    it first."""
     try:
-        return RunFolder(config.run_dir).manifest(stage) is not None
-    except (DamagedFile, DataError):  # told by the stage, or below
+        manifest = RunFolder(config.run_dir).manifest(stage)
+        return manifest is not None and not changes(manifest, SETTINGS[stage](config), None)
+    except (DamagedFile, CotrayError):  # told by the stage, or below
         return False
 
 

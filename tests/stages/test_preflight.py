@@ -17,6 +17,7 @@ from cotray.config import RunConfig, TrainingConfig, parse_config
 from cotray.models.availability import problem_of
 from cotray.models.random_models import make_random
 from cotray.pools.resources import Need, Node, Share, pool_need, training_need, unmet
+from cotray.stages.generate import settings_of
 from cotray.stages.preflight import problems
 from cotray.storage.manifest import Manifest
 from cotray.storage.run_folder import RunFolder
@@ -34,7 +35,7 @@ def without_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def found(tmp_path: Path, keys: dict[str, Any], verb: str = "run") -> list[str]:
+def configured(tmp_path: Path, keys: dict[str, Any]) -> RunConfig:
     tree: dict[str, Any] = {"run_dir": str(tmp_path / "run"), **RANDOM}
     for key, value in keys.items():
         *parents, leaf = key.split(".")
@@ -43,7 +44,11 @@ def found(tmp_path: Path, keys: dict[str, Any], verb: str = "run") -> list[str]:
             place[parent] = dict(place.get(parent, {}))
             place = place[parent]
         place[leaf] = value
-    config = parse_config(tree)
+    return parse_config(tree)
+
+
+def found(tmp_path: Path, keys: dict[str, Any], verb: str = "run") -> list[str]:
+    config = configured(tmp_path, keys)
     return problems([config.for_method(method) for method in config.methods], verb)
 
 
@@ -188,10 +193,15 @@ def test_serving_is_looked_at_as_a_whole(tmp_path, monkeypatch):
     assert "4 processes of the endpoint with 1 CPU each cannot be placed" in told[-1]
 
 
-def test_what_is_done_needs_its_model_no_more(tmp_path):
-    assert len(found(tmp_path, {"teacher.model": "/no/such/model"})) == 1
-    RunFolder(str(tmp_path / "run/greedy")).finish(Manifest("rationales", {}, "", 0, 0, 0))
-    assert found(tmp_path, {"teacher.model": "/no/such/model"}) == []
+def test_what_is_done_needs_its_model_no_more_unless_another_one_is_to_make_it_anew(tmp_path):
+    """As of a mistyped name with --overwrite, before which the stage would be deleted."""
+    gone = {"teacher.model": "nobody/has-this"}
+    assert len(found(tmp_path, gone)) == 1
+    settings = settings_of(configured(tmp_path, gone).for_method("greedy"))
+    RunFolder(str(tmp_path / "run/greedy")).finish(Manifest("rationales", settings, "", 0, 0, 0))
+    assert found(tmp_path, gone) == []
+    (problem,) = found(tmp_path, {"teacher.model": "random:nonsense"})
+    assert problem.startswith("teacher.model 'random:nonsense'")
 
 
 def test_a_full_disk_is_told(tmp_path, monkeypatch):
