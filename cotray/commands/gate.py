@@ -57,11 +57,11 @@ def _gate(arguments: argparse.Namespace) -> str:
 
 
 def _floor(word: str) -> tuple[str, float]:
-    from cotray.report.comparison import STUDENT_FIGURES
+    from cotray.report.gate import FIGURES
 
     figure, _, floor = word.partition(">=")
-    if figure not in STUDENT_FIGURES:
-        raise ConfigError(f"'{word}': a floor is FIGURE>=NUMBER, with one of {', '.join(STUDENT_FIGURES)}")
+    if figure not in FIGURES:
+        raise ConfigError(f"'{word}': a floor is FIGURE>=NUMBER, with one of {', '.join(FIGURES)}")
     try:
         return figure, float(floor)
     except ValueError:

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from cotray.config import RunConfig
 from cotray.errors import DataError
 from cotray.records import Simulation
-from cotray.report.comparison import STUDENT_FIGURES, columns_of, difference, student_columns
+from cotray.report.comparison import STUDENT_FIGURES, Columns, columns_of, difference, student_columns
 from cotray.report.table import interval, number
 from cotray.storage.run_folder import RunFolder
 
 
+FIGURES = tuple(name for name in STUDENT_FIGURES if name != "leak_rate")
+"""Those of which more is better."""
+
+
 @dataclass(frozen=True)
 class Floor:
-    """`figure` is one of STUDENT_FIGURES."""
+    """`figure` is one of FIGURES."""
 
     figure: str
     value: float | None
@@ -76,7 +80,7 @@ def _not_below(
     return Check(found.sign >= 0, f"{figure}: {said} the baseline's, by {seen}")
 
 
-def _columns(rows: dict[str, Simulation], ids: Sequence[str] = ()):
+def _columns(rows: dict[str, Simulation], ids: Sequence[str] = ()) -> Columns:
     return columns_of([{id_: student_columns(row) for id_, row in rows.items()}], ids or sorted(rows))
 
 
