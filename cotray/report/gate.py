@@ -16,7 +16,6 @@ from cotray.report.comparison import STUDENT_FIGURES, Columns, columns_of, diffe
 from cotray.report.table import interval, number
 from cotray.storage.run_folder import RunFolder
 
-
 FIGURES = tuple(name for name in STUDENT_FIGURES if name != "leak_rate")
 """Those of which more is better."""
 
