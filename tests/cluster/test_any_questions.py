@@ -16,7 +16,7 @@ from cotray.records import QAPair, Rationale, Simulation, StudentAnswer
 from cotray.stages.run import run_stages
 from cotray.storage.run_folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("shared_cluster")]
 
 T = TypeVar("T", bound=QAPair)
 SPLITS = ("train", "train", "dev", "test")
@@ -112,7 +112,6 @@ def test_all_questions_were_learned_from(run: tuple[RunConfig, dict[str, set[str
         assert requests.metrics[f"layout/{name}"] == len(SPLITS)
 
 
-@pytest.mark.long
 def test_a_csv_with_semicolons_integer_labels_and_no_id_is_described_in_six_lines(tmp_path: Path) -> None:
     rows = [f"A cat sees bird {n}.;An animal sees {n}.;{n % 3}" for n in range(24)]
     path = tmp_path / "pairs.csv"

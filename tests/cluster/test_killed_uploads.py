@@ -30,7 +30,7 @@ from cotray.training.batches import StudentBatches
 from cotray.training.examples import Examples
 from cotray.training.node_examples import StageExamples
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 HERE = Path(__file__).parent
 BUCKET = "killed"
 SECOND = "/step-00000004/"
@@ -166,10 +166,7 @@ VICTIMS: dict[str, tuple[Callable[[Path], int], TrainingConfig]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "victim",
-    [pytest.param(name, marks=pytest.mark.long if "elastic" in name else ()) for name in VICTIMS],
-)
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_a_killed_worker_or_controller_changes_nothing(
     server: Server, straight: Any, tmp_path: Path, victim: str
 ) -> None:
@@ -186,7 +183,6 @@ def test_a_killed_worker_or_controller_changes_nothing(
     check(tmp_path, report, straight)
 
 
-@pytest.mark.long
 def test_a_killed_driver_changes_nothing_for_the_same_command(
     server: Server, cluster: str, straight: Any, tmp_path: Path
 ) -> None:
