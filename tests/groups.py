@@ -69,14 +69,14 @@ def one_by_one(which: str) -> Iterator[Group]:
     """What has two processes of its own, and what tests what becomes of requests under full load."""
     two = ("--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     yield Group("without Ray and vLLM", ("-m", f"not ray and not vllm and {which}", *two))
-    for path in with_ray():
+    for path in with_ray(which):
         if path.stem in WITH_DEADLINES:
             yield of_file(path, which)
 
 
 def side_by_side(which: str) -> Iterator[Group]:
     """The groups that leave cores idle, the slowest first."""
-    shared = [path for path in with_ray() if shares_cluster(path)]
+    shared = [path for path in with_ray(which) if shares_cluster(path)]
     yield Group("one Ray cluster for several files", ("-m", f"ray and {which}", *map(str, shared)))
     yield Group("vLLM", ("-m", f"vllm and not ray and {which}"))
 
@@ -84,7 +84,7 @@ def side_by_side(which: str) -> Iterator[Group]:
         is_slow = path.stem in SLOWEST_FIRST
         return (SLOWEST_FIRST.index(path.stem) if is_slow else len(SLOWEST_FIRST)), str(path)
 
-    for path in sorted(with_ray(), key=place):
+    for path in sorted(with_ray(which), key=place):
         if path.stem not in WITH_DEADLINES and not shares_cluster(path):
             yield of_file(path, which)
 
@@ -93,9 +93,16 @@ def shares_cluster(path: Path) -> bool:
     return "shared_cluster" in path.read_text("utf-8")
 
 
-def with_ray() -> list[Path]:
-    paths = (ROOT / "tests").rglob("test_*.py")
-    return sorted(path for path in paths if "mark.ray" in path.read_text("utf-8"))
+def with_ray(which: str) -> list[Path]:
+    """The files that have such tests."""
+
+    def has_some(text: str) -> bool:
+        some = (
+            "mark.long" in text if which == "long" else not re.search(r"(?m)^pytestmark = .*mark.long", text)
+        )
+        return "mark.ray" in text and bool(some)
+
+    return sorted(p for p in (ROOT / "tests").rglob("test_*.py") if has_some(p.read_text("utf-8")))
 
 
 def of_file(path: Path, which: str) -> Group:
