@@ -20,7 +20,7 @@ from cluster.processes import free_ports
 pytestmark = pytest.mark.ray
 
 TUTORIAL = ROOT / "docs/tutorial.md"
-SECONDS = 600
+SECONDS = 1500
 TINY = {
     "teacher: {model: embedded:smollm2-135m-instruct": "teacher: {num_demonstrations: 1, model: random:llama",
     "student: {model: embedded:smollm2-135m-instruct": "student: {model: random:qwen2",
