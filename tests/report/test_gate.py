@@ -8,7 +8,7 @@ import pytest
 from finished_runs import finish
 
 from cotray.cli import job
-from cotray.config import load_config
+from cotray.config import Method, load_config
 from cotray.records import Simulation
 from cotray.storage.run_folder import RunFolder
 
@@ -119,7 +119,8 @@ def test_of_a_run_over_several_methods_the_named_one_is_meant(
 ) -> None:
     options = [f"run_dir={tmp_path}/run", "methods=[greedy, contrast-wrong]"]
     config = load_config(SMOKE, options)
-    for method, num_right in (("greedy", 50), ("contrast-wrong", 90)):
+    num_rights: dict[Method, int] = {"greedy": 50, "contrast-wrong": 90}
+    for method, num_right in num_rights.items():
         write_run(Path(config.for_method(method).run_dir), num_right=num_right, num_explained=30)
     command = ["-c", str(SMOKE), *options, "accuracy>=0.7"]
     assert job("gate", [*command, "method=contrast-wrong"]) == 0
