@@ -27,13 +27,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUM_AT_ONCE = 2
-SHARING = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
-"""For groups that run beside another: threads that wait for each other take no core, and none has its own."""
+SHARING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+"""For groups that run beside another: threads that wait for each other take no core."""
 WITH_DEADLINES = {"test_serve", "test_serve_faults"}
 SLOWEST_FIRST = ("test_run_cluster", "test_chaos", "test_stage_train")
 """So that no long group begins when the others end."""
