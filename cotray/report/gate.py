@@ -49,17 +49,19 @@ def gate(config: RunConfig, floors: Sequence[Floor], baseline: str = "") -> list
             f"run's {len(rows)}), so that the two cannot be compared; give a run on the same data, split and "
             "seed"
         )
+    columns = _columns(rows)
+    columns_against = None if against is None else _columns(against)
     checks = []
     for floor in floors:
         if floor.value is not None:
-            checks.append(_above(floor.figure, floor.value, rows, seed=config.seed))
-        if against is not None:
-            checks.append(_not_below(floor.figure, rows, against, seed=config.seed))
+            checks.append(_above(floor.figure, floor.value, columns, seed=config.seed))
+        if columns_against is not None:
+            checks.append(_not_below(floor.figure, columns, columns_against, seed=config.seed))
     return checks
 
 
-def _above(figure: str, floor: float, rows: dict[str, Simulation], *, seed: int) -> Check:
-    found = difference(_columns(rows), None, STUDENT_FIGURES[figure], seed=seed)
+def _above(figure: str, floor: float, columns: Columns, *, seed: int) -> Check:
+    found = difference(columns, None, STUDENT_FIGURES[figure], seed=seed)
     if found.ci95 is None:
         return Check(False, f"{figure}: undefined for these rows, and so not at least {floor:g}")
     low, high = found.ci95
@@ -67,11 +69,8 @@ def _above(figure: str, floor: float, rows: dict[str, Simulation], *, seed: int)
     return Check(low >= floor, f"{figure}: {number(found.value)} {interval(found.ci95)} {said} {floor:g}")
 
 
-def _not_below(
-    figure: str, rows: dict[str, Simulation], against: dict[str, Simulation], *, seed: int
-) -> Check:
-    ids = sorted(rows)
-    found = difference(_columns(rows, ids), _columns(against, ids), STUDENT_FIGURES[figure], seed=seed)
+def _not_below(figure: str, columns: Columns, against: Columns, *, seed: int) -> Check:
+    found = difference(columns, against, STUDENT_FIGURES[figure], seed=seed)
     if found.ci95 is None:
         return Check(False, f"{figure}: cannot be compared with the baseline's, since one is undefined")
     said = "is below" if found.sign < 0 else "is above" if found.sign > 0 else "is not surely below"
@@ -79,8 +78,9 @@ def _not_below(
     return Check(found.sign >= 0, f"{figure}: {said} the baseline's, by {seen}")
 
 
-def _columns(rows: dict[str, Simulation], ids: Sequence[str] = ()) -> Columns:
-    return columns_of([{id_: student_columns(row) for id_, row in rows.items()}], ids or sorted(rows))
+def _columns(rows: dict[str, Simulation]) -> Columns:
+    """In the order of ids, which is the same for the same questions."""
+    return columns_of([{id_: student_columns(row) for id_, row in rows.items()}], sorted(rows))
 
 
 def _simulations(folder: RunFolder) -> dict[str, Simulation]:
