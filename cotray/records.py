@@ -234,6 +234,20 @@ class StudentAnswer(QAPair):
 
 
 @dataclass(frozen=True)
+class ProbedAnswer(StudentAnswer):
+    """What a student answers when its question or its rationale is changed, for one rationale of the teacher.
+
+    Of a factual one the student's own rationale and answer are there, and all that is asked about them; of a
+    counterfactual one the answer after that rationale alone. `probes`: names of probing.prober.Variation;
+    `probe_rationales` were given or, with a cue, written by the student.
+    """
+
+    target_answer: str = ""
+    probe_questions: tuple[str, ...] = ()
+    probe_rationales: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """A token that a student wrote: its natural log-probability, and those of the likeliest tokens there."""
 

@@ -26,9 +26,10 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": BASE | {"storage"},
     "scoring": BASE | {"prompts", "models", "inference"},
     "world": BASE | {"prompts", "training", "scoring"},
+    "probing": BASE | {"scoring", "world"},
     "quality": BASE | {"prompts", "models", "inference", "scoring"},
     "criteria": BASE | {"prompts", "storage", "scoring", "inference"},
-    "report": BASE | {"storage", "scoring", "quality"},
+    "report": BASE | {"storage", "scoring", "quality", "probing"},
     "export": BASE | {"storage", "prompts", "report"},
     "planning": BASE | {"data", "storage", "report"},
     "serving": BASE | {"prompts", "inference", "scoring", "world"},
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "deployments": BASE | {"storage", "prompts", "inference", "scoring", "serving"},
     "stages": BASE
     | {"storage", "data", "prompts", "models", "teacher", "training", "inference", "scoring", "quality"}
-    | {"report", "export", "pools", "deployments", "tracking", "world"},
+    | {"report", "export", "pools", "deployments", "tracking", "world", "probing"},
     "__init__": {"api"},
     "api": BASE | {"data", "prompts", "teacher", "scoring"},
     "bench": BASE

@@ -98,6 +98,7 @@ def _call(verb: str) -> Callable[[RunConfig, bool, bool], str]:
         "assess": run.assess_verb,
         "train": run.train_verb,
         "score": run.score_verb,
+        "probe": run.probe_verb,
         "serve": run.serve_verb,
         "run": run.run_verb,
     }[verb]

@@ -17,6 +17,7 @@ STAGES = {
     "assess": "add scores to every rationale, as `assessing.measures` says, into assessments/",
     "train": "fine-tune the student on the rationales, into student/",
     "score": "let the student answer and the simulator predict it: answers/, simulations/ and LAS",
+    "probe": "change the student's rationales and questions, and see what its answers do: probes/",
     "serve": "put student and simulator behind an endpoint, with live LAS",
     "report": "write report.json and report.html from what is in the run folder",
     "run": "prepare, generate, train, score and report for every method in `methods`",

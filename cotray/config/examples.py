@@ -88,6 +88,8 @@ EXAMPLES: dict[str, str] = {
     "conseq.share": "0.5",
     "conseq.num_samples": "4",
     "top_k": "20",
+    "probing.measures": "[early_answering, mistake, following]",
+    "cues": "[suggestion, authority]",
     # Training.
     "rank": "8",
     "adapter.kind": "lora",

@@ -17,6 +17,7 @@ from cotray.config.assessing import MEASURE_OF, AssessingConfig
 from cotray.config.base import Config, FileConfig
 from cotray.config.data import DataConfig
 from cotray.config.file import read_tree, validated
+from cotray.config.probing import ProbingConfig
 from cotray.config.scoring import ScoringConfig
 from cotray.config.serving import ServingConfig
 from cotray.config.teacher import TeacherConfig
@@ -82,6 +83,8 @@ class RunConfig(FileConfig):
     """The observer that predicts the student's answers, for LAS."""
     scoring: ScoringConfig = ScoringConfig()
     """How the student is asked, and the figures that come of it."""
+    probing: ProbingConfig = ProbingConfig()
+    """What is changed in its rationales and questions, to see what its answers do."""
     serving: ServingConfig = ServingConfig()
     """The student behind an HTTP endpoint."""
     ray: RayConfig = RayConfig()

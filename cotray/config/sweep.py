@@ -20,8 +20,9 @@ SEEDS = ("student.training.seed", "simulator.training.seed")
 
 
 StudentFigure = Literal[
-    "accuracy", "las", "sim_gain", "leak_rate", "oracle_gain", "perturbation_drop", "following"
-]
+    "accuracy", "las", "sim_gain", "leak_rate", "oracle_gain", "perturbation_drop", "following",
+    "early_answering", "filler", "mistake", "mentioned",
+]  # fmt: skip
 RationaleFigure = Literal[
     "rationale.grounded", "rationale.novel", "rationale.delta", "rationale.qags", "rationale.num_words",
     "rationale.copy_rate", "rationale.repetition", "rationale.states_answer", "rationale.sim_gain",
@@ -36,8 +37,9 @@ class Claim(Config):
     """The claim in words, as the report shows it."""
     figure: StudentFigure | RationaleFigure
     """Of the student's answers, or, as `rationale.NAME`, of the teacher's rationales that `assess` scored.
-    `following` is known where the data are a world: the share of questions whose answer follows every
-    rationale that is given."""
+    `following` is known where the data are a world, or where `probe` asked for it: the share of questions
+    whose answer follows every rationale that is given. The figures of `probe` need it in the run, by
+    `probing.measures`."""
     more: str
     """A value under `vary`, as text, or a name under `cells`."""
     less: str = ""

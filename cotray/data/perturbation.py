@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cotray.data.columns import UnusableRow
 from cotray.records import QAPair, Task, TeacherRequest, normalized
@@ -59,6 +59,16 @@ def requests_of(pair: QAPair, perturbation: str, source: Source) -> list[Teacher
         contrast = "" if perturbation == "empty" else pair.answer
         requests.append(_request(pair, perturbation, "counterfactual", target, contrast))
     return requests
+
+
+def other_requests(factual: TeacherRequest) -> list[TeacherRequest]:
+    """For every other choice of a question: the teacher is to explain it, and not the right answer."""
+    contrast = "" if factual.perturbation == "empty" else factual.answer
+    others = [choice for choice in factual.choices if choice != factual.answer]
+    return [
+        replace(factual, kind="counterfactual", target_answer=other, contrast_answer=contrast)
+        for other in others
+    ]
 
 
 def wrong(pair: QAPair, source: Source, purpose: str) -> str:

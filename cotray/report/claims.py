@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from cotray.config.sweep import Cell, Claim
 from cotray.quality.summary import rationale_columns
-from cotray.records import Assessment, Simulation
+from cotray.records import Assessment
 from cotray.report.comparison import (
     RATIONALE_FIGURES,
     STUDENT_FIGURES,
@@ -15,8 +15,8 @@ from cotray.report.comparison import (
     Difference,
     columns_of,
     compare,
-    student_columns,
 )
+from cotray.report.run_columns import run_columns
 from cotray.storage.run_folder import RunFolder
 
 HOLDS, FAILS, OPEN = "holds here", "does not hold here", "cannot be told"
@@ -109,10 +109,7 @@ def verdict(found: Difference, within: float = 0.0) -> str:
 
 def _answers(run_dirs: Sequence[str]) -> list[dict[str, dict[str, float]]]:
     """Question id -> columns, for each run."""
-    return [
-        {row.id: student_columns(row) for row in RunFolder(run_dir).read_records("simulations", Simulation)}
-        for run_dir in run_dirs
-    ]
+    return [run_columns(RunFolder(run_dir)) for run_dir in run_dirs]
 
 
 def _rationales(run_dirs: Sequence[str]) -> list[dict[str, dict[str, float]]]:

@@ -82,7 +82,9 @@ STUDENT_FIGURES = {
     "oracle_gain": _minus("oracle", "right"),
     "perturbation_drop": _minus("right", "perturbed"),
     "following": _mean("followed"),
+    **{name: _mean(name) for name in ("early_answering", "filler", "mistake", "mentioned")},
 }
+"""The last four need what `probe` adds, see report/run_columns.py."""
 RATIONALE_FIGURES = {
     **{name: _mean(name) for name in SCORES},
     "sim_gain": _minus("xe", "x"),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from cotray.config import RunConfig
 from cotray.errors import DataError
-from cotray.records import Simulation
-from cotray.report.comparison import STUDENT_FIGURES, Columns, columns_of, difference, student_columns
+from cotray.report.comparison import STUDENT_FIGURES, Columns, columns_of, difference
+from cotray.report.run_columns import run_columns
 from cotray.report.table import interval, number
 from cotray.storage.run_folder import RunFolder
 
@@ -40,8 +40,8 @@ def gate(config: RunConfig, floors: Sequence[Floor], baseline: str = "") -> list
 
     Raises DataError where a run has no simulations, or the two were not asked the same test questions.
     """
-    rows = _simulations(_scored(config))
-    against = _simulations(RunFolder(baseline)) if baseline else None
+    rows = _questions(_scored(config))
+    against = _questions(RunFolder(baseline)) if baseline else None
     if against is not None and rows.keys() != against.keys():
         num_shared = len(rows.keys() & against.keys())
         raise DataError(
@@ -78,14 +78,14 @@ def _not_below(figure: str, columns: Columns, against: Columns, *, seed: int) ->
     return Check(found.sign >= 0, f"{figure}: {said} the baseline's, by {seen}")
 
 
-def _columns(rows: dict[str, Simulation]) -> Columns:
+def _columns(rows: dict[str, dict[str, float]]) -> Columns:
     """In the order of ids, which is the same for the same questions."""
-    return columns_of([{id_: student_columns(row) for id_, row in rows.items()}], sorted(rows))
+    return columns_of([rows], sorted(rows))
 
 
-def _simulations(folder: RunFolder) -> dict[str, Simulation]:
+def _questions(folder: RunFolder) -> dict[str, dict[str, float]]:
     folder.require("simulations", "score")
-    if rows := {row.id: row for row in folder.read_records("simulations", Simulation)}:
+    if rows := run_columns(folder):
         return rows
     raise DataError(f"{folder.root}: has no test question; raise data.test_fraction")
 

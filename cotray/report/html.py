@@ -11,11 +11,11 @@ from markupsafe import Markup
 
 from cotray.config.world import PREFIX
 from cotray.records import Rationale
-from cotray.report.plots import bars_svg, boxes_svg, loss_svg
-from cotray.report.table import MIN_QUESTIONS, interval, measured, number, signed, unmeasured
+from cotray.report.plots import bars_svg, boxes_svg, early_svg, loss_svg
+from cotray.report.table import MIN_QUESTIONS, PROBED, interval, measured, number, signed, unmeasured
 
 if TYPE_CHECKING:
-    from cotray.report.method_report import Example, MethodDifference, MethodReport
+    from cotray.report.method_report import Example, MethodDifference, MethodReport, ProbedExample
 
 SCORES = (
     "grounded", "novel", "delta", "shuffled", "num_pairs", "qags",
@@ -118,8 +118,15 @@ def environment() -> Environment:
         "breakable": breakable,
         "token_views": token_views,
         "QUALITY": QUALITY,
+        "PROBED": PROBED,
     }
     return made
+
+
+def _curve(method: MethodReport) -> Sequence[tuple[float, float]]:
+    """(share of the rationale, share of answers that are kept), where enough questions stand behind it."""
+    part = (method.probing or {}).get("early_answering")
+    return part["curve"] if part and part["n"] >= MIN_QUESTIONS else []
 
 
 def render_html(
@@ -130,9 +137,11 @@ def render_html(
     pairs: Sequence[MethodDifference] = (),
     verdicts: Sequence[str] = (),
     criteria: dict[str, Any] | None = None,
+    probed: Sequence[ProbedExample] = (),
 ) -> str:
     """`pairs` are methods compared with the first, `verdicts` sentences about them; `criteria` is what
-    criteria.json says, where people or a judge rated rationales."""
+    criteria.json says, where people or a judge rated rationales; `probed` are changed answers."""
+    curves = [(m.method, curve) for m in methods if (curve := _curve(m))]
     return (
         environment()
         .get_template("report.html.j2")
@@ -143,6 +152,8 @@ def render_html(
             pairs=pairs,
             verdicts=verdicts,
             criteria=criteria or {},
+            probed=probed,
+            curves=Markup(early_svg(curves)) if curves else "",
             # Markup: matplotlib has escaped the text in its own output.
             bars=Markup(bars_svg(methods)),
             scores=Markup(boxes_svg(methods)),

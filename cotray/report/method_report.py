@@ -37,6 +37,9 @@ class MethodReport:
     """How many rationales of the student are empty or repeat themselves; None where that was not counted.
     cotray/scoring/writing.py"""
 
+    probing: dict[str, Any] | None = None
+    """The figures of `probe`; None where it did not ask this student. cotray/probing/figures.py"""
+
     @property
     def num_questions(self) -> int:
         """Test questions: all of them are in LAS and in the accuracy."""
@@ -78,6 +81,21 @@ class MethodExample:
     method: str
     rationale: Rationale
     simulation: Simulation
+
+
+@dataclass(frozen=True)
+class ProbedExample:
+    """A test question on which a student changed its answer: what it said, and after which change."""
+
+    method: str
+    measure: str
+    question: str
+    rationale: str
+    answer: str
+    other_question: str
+    """"" where the question was not changed."""
+    other_rationale: str
+    other_answer: str
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,21 @@ def loss_svg(histories: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> str
     return _svg(figure)
 
 
+def early_svg(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> str:
+    """Of each method the share of answers that are kept, by the share of the rationale that is given."""
+    figure, (axes,) = _figure(height=2.9 + 0.18 * len(curves))
+    for index, (_, curve) in enumerate(curves):
+        shares, kept = zip(*curve, strict=True)
+        axes.plot(shares, kept, color=COLORS[index % len(COLORS)], marker="o", markersize=4)
+    axes.set_xlabel("share of the rationale")
+    axes.set_ylabel("answers kept")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(0, 1.03)
+    handles = [Patch(color=COLORS[index % len(COLORS)], label=name) for index, (name, _) in enumerate(curves)]
+    figure.legend(handles=handles, loc="outside lower center", frameon=False)
+    return _svg(figure)
+
+
 def sweep_svg(rows: Sequence[Any]) -> str:
     """LAS and accuracy of each varied key's values, means with intervals; a panel per key, one for cells."""
     keys = list(dict.fromkeys(row.key for row in rows))

@@ -12,7 +12,9 @@ from cotray.errors import DataError
 from cotray.records import Rationale, Simulation
 from cotray.report.html import render_html
 from cotray.report.method_report import Example, MethodExample, MethodReport
-from cotray.report.table import text_table
+from cotray.report.probed_examples import probed_examples
+from cotray.report.run_columns import probing_of
+from cotray.report.table import probing_lines, text_table
 from cotray.report.verdicts import differences, verdicts
 from cotray.seeds import digest
 from cotray.storage.manifest import Manifest, fingerprint
@@ -39,9 +41,19 @@ def report(config: RunConfig) -> str:
     root.write_bytes("report.json", json.dumps(summary, indent=1).encode())
     examples = _examples(folders, simulations, seed=config.seed)
     criteria = json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else None
-    page = render_html(summary, methods, examples, pairs=pairs, verdicts=said, criteria=criteria)
+    probed = [
+        one
+        for (method, folder), report in zip(folders, methods, strict=True)
+        if report.probing
+        for one in probed_examples(method, folder, seed=config.seed)
+    ]
+    page = render_html(
+        summary, methods, examples, pairs=pairs, verdicts=said, criteria=criteria, probed=probed
+    )
     root.write_bytes("report.html", page.encode())
-    return "\n".join([text_table(methods, pairs), "", f"report: {root.uri('report.html')}", "", *said])
+    tables = [text_table(methods, pairs)]
+    tables += [f"{m.method}:\n{probing_lines(m.probing)}" for m in methods if m.probing]
+    return "\n".join(["\n\n".join(tables), "", f"report: {root.uri('report.html')}", "", *said])
 
 
 def _finished_methods(config: RunConfig, root: RunFolder) -> list[tuple[str, RunFolder]]:
@@ -134,6 +146,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         conseq=student.metrics.get("conseq"),
         ground_truth=manifest("answers", "score").metrics.get("ground_truth") or None,
         writing=manifest("answers", "score").metrics.get("writing"),
+        probing=probing_of(folder),
     )
 
 

@@ -105,6 +105,28 @@ def quality_lines(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+PROBED = {
+    "early_answering": "early answering: area over the curve of answers that are kept",
+    "filler": "filler: another answer after dots",
+    "mistake": "mistake: another answer after a wrong sentence",
+    "following": "following: the answer follows every rationale given",
+    "turned": "cues: the answer turns to what is suggested",
+    "mentioned": "... and the rationale says so",
+}
+"""What `probe` finds, by the names of probing.figures.COLUMNS."""
+
+
+def probing_lines(metrics: dict[str, Any]) -> str:
+    """What `probe` found, a figure per line."""
+    width = max(map(len, PROBED.values()))
+    return "\n".join(
+        f"{text:<{width}}  {measured(part['value'], part['n'])} "
+        f"{interval(part['ci95']) if part['n'] >= MIN_QUESTIONS else ''} (n = {part['n']})"
+        for name, text in PROBED.items()
+        if (part := metrics.get(name))
+    )
+
+
 def conseq_lines(figures: dict[str, Any]) -> str:
     """What the second phase of `train` did: how many questions, and what became likelier and unlikelier."""
     lines = [

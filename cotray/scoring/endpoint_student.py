@@ -88,6 +88,19 @@ class EndpointStudent:
             self._row(pair, written[row][0], matched[row], said[row]) for row, pair in enumerate(rationales)
         ]
 
+    def explain(self, pairs: Sequence[QAPair]) -> list[tuple[str, str]]:
+        """(rationale, answer) to every question; both are "" where the endpoint refuses it."""
+        written = self._write(pairs)
+        answers = [_match(answer, pair) for pair, (_, answer) in zip(pairs, written, strict=True)]
+        open_ = [i for i, answer in enumerate(answers) if answer is None and written[i][0]]
+        said = self._answers_after([(pairs[i], written[i][0]) for i in open_])
+        chosen = dict(zip(open_, said, strict=True))
+        return [(own, answers[i] or chosen.get(i, "")) for i, (own, _) in enumerate(written)]
+
+    def answers_after(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[str]:
+        """The answer that follows each rationale."""
+        return self._answers_after(list(zip(pairs, rationales, strict=True)))
+
     def _row(self, pair: Rationale, own: str, matched: str | None, said: Mapping[str, str]) -> StudentAnswer:
         probes = {name.removeprefix("probe "): said[name] for name in said if name.startswith("probe ")}
         fields = {

@@ -53,14 +53,13 @@ class Student:
 
         The teacher's rationale is used by the oracle intervention alone.
         """
-        written = self._write(rationales)
-        answers = self._resolve(rationales, written)
+        written, answers = self._explain(rationales)
         tested = [i for i, r in enumerate(rationales) if r.split == "test"]
         own = [written[i][0] for i in tested]
-        oracle = self._answers_after(
+        oracle = self.answers_after(
             [rationales[i] for i in tested], [rationales[i].rationale for i in tested]
         )
-        perturbed = self._answers_after(
+        perturbed = self.answers_after(
             [rationales[i] for i in tested],
             [self._perturb(text, rationales[i].id) for i, text in zip(tested, own, strict=True)],
         )
@@ -78,6 +77,11 @@ class Student:
             )
             for i, r in enumerate(rationales)
         ]
+
+    def explain(self, pairs: Sequence[QAPair]) -> list[tuple[str, str]]:
+        """(rationale, answer) to every question."""
+        written, answers = self._explain(pairs)
+        return [(rationale, answer) for (rationale, _), answer in zip(written, answers, strict=True)]
 
     def check(self, pair: QAPair, rationale: str | None) -> None:
         """Raises TooLong for a question that does not fit into the model."""
@@ -198,13 +202,18 @@ class Student:
             ends=ends,
         )
 
+    def _explain(self, pairs: Sequence[QAPair]) -> tuple[list[tuple[str, str]], list[str]]:
+        """(rationale, answer as written), and the answers."""
+        written = self._write(pairs)
+        return written, self._resolve(pairs, written)
+
     def _resolve(self, pairs: Sequence[QAPair], written: Sequence[tuple[str, str]]) -> list[str]:
         matched = [match_answer(answer, pair) for pair, (_, answer) in zip(pairs, written, strict=True)]
         open_ = [i for i, answer in enumerate(matched) if answer is None]
-        chosen = self._answers_after([pairs[i] for i in open_], [written[i][0] for i in open_])
+        chosen = self.answers_after([pairs[i] for i in open_], [written[i][0] for i in open_])
         return [answer if answer is not None else chosen[open_.index(i)] for i, answer in enumerate(matched)]
 
-    def _answers_after(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[str]:
+    def answers_after(self, pairs: Sequence[QAPair], rationales: Sequence[str]) -> list[str]:
         """The answer that follows when the rationale is forced: the likeliest choice, or free text."""
         contexts = [self._context(pair, r) for pair, r in zip(pairs, rationales, strict=True)]
         return choose_or_write(self.model, self.tokenizer, contexts, pairs)
@@ -221,7 +230,7 @@ class Student:
         probes = [list(self.prober(pair, text)) for pair, text in zip(pairs, rationales, strict=True)]
         asked = [(pair, probe) for pair, own in zip(pairs, probes, strict=True) for probe in own]
         answers = iter(
-            self._answers_after(
+            self.answers_after(
                 [replace(pair, question=probe.question) for pair, probe in asked],
                 [probe.rationale for _, probe in asked],
             )

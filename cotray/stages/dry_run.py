@@ -11,7 +11,9 @@ from cotray.errors import CotrayError
 from cotray.pools.ray_cluster import cluster, is_local
 from cotray.pools.resources import Need
 from cotray.stages.overwrite_preview import SETTINGS, overwrite_preview
-from cotray.stages.preflight import STAGE_OF, needs_of_stage, notes, problems, stages_of
+from cotray.stages.preflight import notes, problems
+from cotray.stages.probe import cost
+from cotray.stages.stage_needs import STAGE_OF, needs_of_stage, stages_of
 from cotray.storage.manifest import DamagedFile, changes
 from cotray.storage.run_folder import RunFolder
 
@@ -86,6 +88,8 @@ def _rows(config: RunConfig, verb: str) -> str:
         kinds = ["factual", *(["counterfactual"] if config.counterfactual_weight else [])]
         number = sum(counts.get(f"kind/{kind}", 0) for kind in kinds) * config.num_draws
         return f"{number:,} rationales to write ({' and '.join(kinds)})"
+    if verb == "probe":
+        return f"{counts.get('split/test', 0):,} test questions; {cost(config)}"
     split = {"train": "train", "score": "test"}.get(verb)
     if split:
         return f"{counts.get(f'split/{split}', 0):,} questions of the split {split}"

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
@@ -20,9 +20,13 @@ from cotray.inference.openai_endpoint import Endpoint
 from cotray.pools.replica import Process
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import StudentAnswer
+from cotray.scoring.probes import Prober
 from cotray.storage.paid_replies import PaidReplies, replies_of, usage
 from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.world.truth import probes
+
+if TYPE_CHECKING:
+    from cotray.scoring.endpoint_student import EndpointStudent
 
 NO_KEY = "none"
 """What is sent where there is no key: servers of one's own ask for none."""
@@ -72,19 +76,32 @@ def teach_over_api(config: RunConfig, own: Demonstrations, key: SecretStr, accou
 
 def answer_over_api(config: RunConfig, own: Demonstrations, key: SecretStr, account: str | None) -> Process:
     """A few-shot student, on its replica."""
+    prober = partial(probes, config.data.world) if config.data.is_world else None
+    return student_over_api(config, own, key, account, stage="answers", prober=prober).answer
+
+
+def student_over_api(
+    config: RunConfig,
+    own: Demonstrations,
+    key: SecretStr,
+    account: str | None,
+    *,
+    stage: str,
+    prober: Prober | None = None,
+) -> EndpointStudent:
+    """`stage`: what its replies are kept and counted for."""
     from cotray.models.loading import load_tokenizer
     from cotray.scoring.endpoint_student import EndpointStudent
 
-    student = EndpointStudent(
+    return EndpointStudent(
         config.teacher,
-        open_endpoint(config, key, stage="answers", account=account),
+        open_endpoint(config, key, stage=stage, account=account),
         load_tokenizer(config.student.model, revision=config.student.revision),
         config=config.scoring,
         seed=config.seed,
         own=own,
-        prober=partial(probes, config.data.world) if config.data.is_world else None,
+        prober=prober,
     )
-    return student.answer
 
 
 def write_unanswered(folder: RunFolder) -> None:

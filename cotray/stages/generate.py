@@ -91,22 +91,39 @@ def _generate(
     for other in reuse_from:
         _reuse(RunFolder(other), shards, settings, requests.fingerprint)
     total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
+    return write_rationales(
+        config, shards, settings, requests.fingerprint, total=total, account=account, label=label
+    )
+
+
+def write_rationales(
+    config: RunConfig,
+    shards: Shards,
+    settings: dict[str, Any],
+    input: str,
+    *,
+    total: int,
+    account: str | None,
+    label: str,
+) -> Manifest:
+    """Let the teacher answer `total` wanted requests of `shards`, and finish their target stage."""
     stage = PoolStage(
         shards,
         TeacherRequest,
         build=_builder(config, account),
         num_batches_at_once=_num_batches_at_once(config),
         failed=partial(_failed, config),
-        dead_letter=partial(_dead_letter, config),
+        dead_letter=partial(_dead_letter, config, shards.target),
         max_error_rate=config.teacher.max_error_rate,
         environment=process_environment(config.teacher),
     )
     # Copying what people wrote needs no GPU.
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
     pooled = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
-    fence.check()
+    shards.fence.check()
+    folder = shards.folder
     more = endpoint_metrics(config, folder, "rationales") if config.decoding_method != "human" else {}
-    return _finish(folder, settings, requests, pooled, more)
+    return _finish(folder, shards.target, settings, input, pooled, more)
 
 
 def _num_batches_at_once(config: RunConfig) -> int:
@@ -177,8 +194,9 @@ def _reuse(source: RunFolder, shards: Shards, settings: dict[str, Any], requests
 
 def _finish(
     folder: RunFolder,
+    stage: str,
     settings: dict[str, Any],
-    requests: Manifest,
+    input: str,
     pooled: PoolResult,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
@@ -188,9 +206,9 @@ def _finish(
     stops = {key.removeprefix("stop/"): n for key, n in sorted(counts.items()) if key.startswith("stop/")}
     return folder.finish(
         Manifest(
-            stage="rationales",
+            stage=stage,
             settings=settings,
-            input=requests.fingerprint,
+            input=input,
             num_in=num_rows,
             num_out=num_rows - num_dead,
             num_dead=num_dead,
@@ -208,7 +226,7 @@ def _finish(
     )
 
 
-def _dead_letter(config: RunConfig, rationale: Rationale) -> DeadLetter:
+def _dead_letter(config: RunConfig, stage: str, rationale: Rationale) -> DeadLetter:
     # A chat needs the teacher's tokenizer, which this process has not loaded.
     is_written = config.decoding_method != "human"
     num_demonstrations, prompt = config.teacher.num_demonstrations, ""
@@ -218,4 +236,4 @@ def _dead_letter(config: RunConfig, rationale: Rationale) -> DeadLetter:
         chat = TeacherChat(config.teacher, own_demonstrations(config))
         prompt = json.dumps(chat.explaining(rationale), ensure_ascii=False)
     row = json.dumps(rationale.to_row())
-    return DeadLetter("rationales", rationale.id, rationale.error, row, rationale.attempts, prompt)
+    return DeadLetter(stage, rationale.id, rationale.error, row, rationale.attempts, prompt)

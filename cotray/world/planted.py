@@ -18,7 +18,7 @@ from cotray.records import QAPair, StudentAnswer
 from cotray.scoring.student import damaged
 from cotray.seeds import seeded
 from cotray.world.questions import CUES, Question, rows
-from cotray.world.truth import probes
+from cotray.world.truth import named_kind, probes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,8 +95,7 @@ class PlantedStudent:
 def read_answer(question: Question, rationale: str) -> str | None:
     """The answer that follows if the animal is of the kind that a rationale names first; None without a
     kind. Which animal the rationale is about is not looked at."""
-    plurals = {f"{kind.capitalize()}s": kind for kind in question.world.kinds}
-    named = next((plurals[word] for word in rationale.split() if word in plurals), None)
+    named = named_kind(question, rationale)
     return question.answer_of(named) if named else None
 
 

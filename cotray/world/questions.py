@@ -91,7 +91,7 @@ class Question:
         """Both steps from the question to its answer."""
         kind = self.world.kind_of(self.animal)
         value = self.world.value(kind, self.attribute)
-        kinds = f"{kind.capitalize()}s"
+        kinds = plural(kind)
         steps = {
             "colour": f"{kinds} are {value}.",
             "home": f"{kinds} live in the {value}.",
@@ -130,7 +130,12 @@ class Question:
 
 def membership(kind: str, animal: str, reason: str = "") -> str:
     """What a grounded rationale says."""
-    return f"{kind.capitalize()}s include the {animal}{reason}."
+    return f"{plural(kind)} include the {animal}{reason}."
+
+
+def plural(kind: str) -> str:
+    """As a sentence begins with it."""
+    return f"{kind.capitalize()}s"
 
 
 def questions(config: WorldConfig) -> Iterator[Question]:

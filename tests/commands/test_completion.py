@@ -100,4 +100,4 @@ def test_torch_and_ray_are_not_imported_for_a_tab() -> None:
         "assert not {'torch', 'ray', 'transformers', 'pyarrow'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
-    assert len(VERBS) == 18
+    assert len(VERBS) == 19

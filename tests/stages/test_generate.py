@@ -13,7 +13,7 @@ from cotray.prompts.teacher import render_request
 from cotray.records import Assessment, Rationale, Record, StudentAnswer, TeacherRequest
 from cotray.stages.assess import settings_of
 from cotray.stages.generate import _dead_letter, _finish
-from cotray.storage.run_folder import Manifest, RunFolder
+from cotray.storage.run_folder import RunFolder
 from cotray.storage.shards import Shards
 
 
@@ -21,7 +21,7 @@ def test_failures_are_counted_by_cause_in_the_manifest(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     folder.begin("rationales", settings={}, input="", overwrite=False)
     counts = counts_of([{"error": error} for error in ("", "needs 500 of 400", "", "needs 777 of 400")])
-    manifest = _finish(folder, {}, Manifest("requests", {}, "", 0, 0, 0), PoolResult(counts, []))
+    manifest = _finish(folder, "rationales", {}, "", PoolResult(counts, []))
     assert (manifest.num_in, manifest.num_out, manifest.num_dead) == (4, 2, 2)
     assert manifest.metrics["causes"] == {"needs N of N": 2}
 
@@ -30,6 +30,7 @@ def test_failures_are_dead_letters_with_error_attempts_and_the_exact_prompt() ->
     config = parse_config({"teacher": {"engine": "fake"}})
     letter = _dead_letter(
         config,
+        "rationales",
         Rationale(
             "1", "yes_no", "Is ice cold?", ("yes", "no"), "yes",
             target_answer="yes", error="no memory", attempts=3,

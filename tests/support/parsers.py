@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from parsing import Build, Parser, file, run_of
@@ -17,6 +18,7 @@ from cotray.criteria.annotation_key import Key
 from cotray.data import answers, columns, file_formats, first_look, passages, questions, readers
 from cotray.inference import openai_endpoint, student_reply
 from cotray.pools import failure_causes
+from cotray.probing import cues, interventions
 from cotray.prompts import criteria, few_shot, qa_pairs, student, teacher_chat
 from cotray.quality import pair_filter as kept
 from cotray.quality import qags, surface
@@ -261,6 +263,24 @@ SAID = [
             text, records.QAPair("", "multiple_choice", "Q?", ("a b", "b a"), "a b")
         ),
         {"choices": run_of("a b"), "letters": run_of("(a) "), "stars": run_of("*")},
+    ),
+    Parser(
+        interventions,
+        "with_mistake",
+        lambda text: interventions.with_mistake(text, interventions.denied, Random(0)),
+        {
+            "sentences": run_of("Ice is. "),
+            "digits": run_of("1"),
+            "stops": run_of(". "),
+            "verbs": run_of("is"),
+        },
+    ),
+    Parser(interventions, "beginnings", interventions.beginnings, {"sentences": run_of("It is. ")}),
+    Parser(
+        cues,
+        "is_mentioned",
+        lambda text: [cue.is_mentioned(text) for cue in cues.CUES.values()],
+        {"beginnings": run_of("last fiv "), "names": run_of("youprofessor")},
     ),
     Parser(
         openai_endpoint,

@@ -1,0 +1,195 @@
+"""probe: the student is asked again with one thing changed, and figures say whether it uses what it writes.
+
+student/ + rationales/ -> probes/ and the figures in its manifest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cotray.config import RunConfig
+from cotray.data.demonstrations import own_demonstrations
+from cotray.errors import ConfigError, DataError
+from cotray.pools.pool import run_pool
+from cotray.pools.replica import PoolStage, Process
+from cotray.pools.sorted_batches import in_sorted_batches
+from cotray.probing.figures import figures
+from cotray.probing.probe import probe as ask
+from cotray.probing.prober import Prober, most_calls, probe_version
+from cotray.prompts.teacher import Demonstrations
+from cotray.records import ProbedAnswer, Rationale
+from cotray.stages.endpoint import endpoint_metrics, num_batches_at_once, read_key, student_over_api
+from cotray.stages.generate import current_rationales
+from cotray.stages.other_rationales import KEY as OTHER_KEY
+from cotray.stages.other_rationales import write_other_rationales
+from cotray.stages.score import ROWS_PER_CALL, load_student
+from cotray.stages.train import current_student
+from cotray.storage.lease import Fence, lease
+from cotray.storage.manifest import Manifest, fingerprint
+from cotray.storage.run_folder import RunFolder
+from cotray.storage.shards import Shards
+
+
+def probe(
+    config: RunConfig, *, overwrite: bool = False, account: str | None = None, label: str = "probe"
+) -> Manifest:
+    """Run the stage, or return its manifest if it is done. `account`: as of `open_endpoint`."""
+    if not config.probing.measures:
+        raise ConfigError(
+            "probing.measures is empty: name what to measure, such as [early_answering, filler, mistake, "
+            "following, hidden_influence]"
+        )
+    if asks_teacher(config) and config.decoding_method == "human":
+        raise ConfigError(
+            "probing.measures: following asks what the student answers after rationales for wrong answers, "
+            "and people wrote none (method=human); leave following out, or choose another method"
+        )
+    with lease(config.run_dir, "probe") as fence:
+        return _probe(config, fence, account, overwrite=overwrite, label=label)
+
+
+def _probe(config: RunConfig, fence: Fence, account: str | None, *, overwrite: bool, label: str) -> Manifest:
+    folder = RunFolder(config.run_dir)
+    student, rationales = current_student(config, folder), current_rationales(config, folder)
+    print(f"{label}: {cost(config)}", file=sys.stderr, flush=True)
+    source = fingerprint(student.fingerprint, rationales.fingerprint)
+    others: list[ProbedAnswer] = []
+    if asks_teacher(config):
+        written = write_other_rationales(config, folder, fence, account, overwrite=overwrite, label=label)
+        source = fingerprint(student.fingerprint, rationales.fingerprint, written.fingerprint)
+        own = fingerprint(student.fingerprint, written.fingerprint)
+        ask_about = partial(_ask, config, folder, fence, account, overwrite=overwrite, label=label)
+        ask_about(written, "other_answers", own, is_wanted=_has_no_error, key=OTHER_KEY)
+        others = list(folder.read_records("other_answers", ProbedAnswer))
+    return _ask(
+        config,
+        folder,
+        fence,
+        account,
+        rationales,
+        "probes",
+        source,
+        is_wanted=_is_of_test,
+        others=others,
+        overwrite=overwrite,
+        label=label,
+    )
+
+
+def _ask(
+    config: RunConfig,
+    folder: RunFolder,
+    fence: Fence,
+    account: str | None,
+    rationales: Manifest,
+    target: str,
+    input: str,
+    *,
+    is_wanted: Callable[[pa.Table], Any],
+    key: tuple[str, ...] = ("kind", "id"),
+    others: Sequence[ProbedAnswer] = (),
+    overwrite: bool,
+    label: str,
+) -> Manifest:
+    """Make the stage `target` from rationales; its figures also count `others`."""
+    settings = settings_of(config)
+    if folder.begin(target, settings=settings, input=input, overwrite=overwrite) == "done":
+        return folder.require(target, "probe")
+    shards = Shards(
+        folder.root,
+        rationales.stage,
+        target,
+        ProbedAnswer,
+        fingerprint(settings, input),
+        is_wanted,
+        key=key,
+        fence=fence,
+        source_version=rationales.version,
+    )
+    total, own, pool = shards.num_wanted(), own_demonstrations(config), config.probing
+    if not total and target == "probes":
+        raise DataError(f"{folder.uri('rationales')}: no test question to probe; raise data.test_fraction")
+    if config.asks_endpoint_for_answers:
+        build: Callable[[], Process] = partial(_probe_over_api, config, own, read_key(config), account)
+        num_at_once = num_batches_at_once(config, ROWS_PER_CALL)
+        stage = PoolStage(shards, Rationale, build=build, num_batches_at_once=num_at_once)
+        pool = config.teacher
+    else:
+        stage = PoolStage(shards, Rationale, build=partial(_load, config, own, folder.uri("student")))
+    made = run_pool(stage, total=total, config=pool, batch_size=ROWS_PER_CALL, label=f"{label}: {target}")
+    fence.check()
+    rows = [*folder.read_records(target, ProbedAnswer), *others]
+    metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
+    metrics |= endpoint_metrics(config, folder, target) if config.asks_endpoint_for_answers else {}
+    return folder.finish(Manifest(target, settings, input, total, total, 0, metrics), made.files, made.work)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """What the answers to probes depend on, beside the student."""
+    return {
+        "measures": sorted(config.probing.measures),
+        "cues": sorted(config.probing.cues) if "hidden_influence" in config.probing.measures else [],
+        "max_new_tokens": config.scoring.max_new_tokens,
+        "num_resamples": config.scoring.num_resamples,
+        "dtype": config.probing.resolved_dtype("auto"),
+        "version": probe_version(),
+        "seed": config.seed,
+    }
+
+
+def asks_teacher(config: RunConfig) -> bool:
+    """Whether rationales for other answers are to be written; the world's are known."""
+    return "following" in config.probing.measures and not config.data.is_world
+
+
+def cost(config: RunConfig) -> str:
+    """What is asked about each test question, in a sentence without an end."""
+    written, forced = most_calls(config.probing, in_world=config.data.is_world)
+    said = f"each test question: at most {written} rationales that the student writes"
+    if forced:
+        said += f", and {forced} answers after rationales that are given"
+    if "following" in config.probing.measures:
+        said += "; following: an answer after a rationale for each choice"
+        said += ", which the teacher writes for the wrong ones" if asks_teacher(config) else ""
+    return said
+
+
+def _load(config: RunConfig, own: Demonstrations, model: str) -> Process:
+    student = load_student(config, own, model)
+    return partial(
+        in_sorted_batches, partial(ask, student, _prober(config)), config.probing.batch_size, "question"
+    )
+
+
+def _probe_over_api(config: RunConfig, own: Demonstrations, key: Any, account: str | None) -> Process:
+    student = student_over_api(config, own, key, account, stage="probes")
+    prober = _prober(config)
+
+    def process(rationales: Sequence[Rationale], *, on_finished: Callable[[int], None]) -> list[ProbedAnswer]:
+        made = ask(student, prober, rationales)
+        for _ in made:
+            on_finished(1)
+        return made
+
+    return process
+
+
+def _prober(config: RunConfig) -> Prober:
+    world = config.data.world if config.data.is_world else None
+    return Prober.of(config.probing, seed=config.seed, world=world)
+
+
+def _is_of_test(table: pa.Table) -> Any:
+    """One rationale per question and kind: the first draw where the teacher sampled several."""
+    is_test, is_first = pc.equal(table["split"], "test"), pc.equal(table["sample"], 0)  # type: ignore[attr-defined]
+    return pc.and_(is_test, is_first)  # type: ignore[attr-defined]
+
+
+def _has_no_error(table: pa.Table) -> Any:
+    return pc.equal(table["error"], "")  # type: ignore[attr-defined]
