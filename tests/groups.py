@@ -4,8 +4,9 @@ Tests marked `long` say a claim of another test once more, and run with --long a
 
 Files with a Ray cluster of their own run in a process each: Ray reads settings once per process, and after
 one cluster actors of the next in the same process were found dead before they ran. Files that share a cluster
-are one group. A group waits for processes half of its time, so that two run at once. What a group prints is
-shown when it has ended.
+are one group. A group waits for processes half of its time, so that two run at once; each is forked from one
+process that has imported torch, as are the fork servers of its clusters. What a group prints is shown when it
+has ended.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
 
+from cotray.pools.fork_server import RUNNING, fork_server
+
 ROOT = Path(__file__).parents[1]
 NUM_AT_ONCE = 2
+KILLED = 1
+"""The exit code of a group whose process ended before it could say one."""
 SHARING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""For groups that run beside another: threads that wait for each other take no core."""
+"""For threads that wait for each other."""
 WITH_DEADLINES = {"test_serve", "test_serve_faults"}
 SLOWEST_FIRST = ("test_run_cluster", "test_chaos", "test_stage_train")
 """So that no long group begins when the others end."""
@@ -104,21 +109,33 @@ def of_file(path: Path, which: str) -> Group:
     return Group(str(path.relative_to(ROOT)), ("-m", f"ray and {which}", str(path)))
 
 
-def run(group: Group, variables: Mapping[str, str] = MappingProxyType({})) -> Result:
-    """The group in a process of its own; its output is printed as a whole."""
-    command = [sys.executable, "-m", "pytest", *group.arguments, "--durations=5"]
-    environment, pipe = os.environ | variables, subprocess.PIPE
+def run(group: Group, python: Sequence[str] = (sys.executable,)) -> Result:
+    """The group in a process of its own; its output is printed as a whole.
+
+    `python`: what takes a script and its arguments. A process that is forked has no exit code of its own.
+    """
     began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
-    )
+    with tempfile.NamedTemporaryFile("r") as exit_code:
+        script = str(ROOT / "tests/support/pytest_to_file.py")
+        command = [*python, script, exit_code.name, *group.arguments, "--durations=5"]
+        done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        said = exit_code.read()
     print(done.stdout, flush=True)
-    return Result(group, done.returncode, done.stdout, time.monotonic() - began)
+    return Result(group, int(said or KILLED), done.stdout, time.monotonic() - began)
 
 
 def run_all(groups: Iterable[Group], num_at_once: int) -> list[Result]:
-    with ThreadPoolExecutor(num_at_once) as threads:
-        return list(threads.map(partial(run, variables=SHARING), groups))
+    """Threads of groups that run beside another wait for each other without taking a core."""
+    before = dict(os.environ)
+    os.environ.update(SHARING)  # torch reads them when it is imported
+    with fork_server() as runtime_env, ThreadPoolExecutor(num_at_once) as threads:
+        python = runtime_env["py_executable"].split(" ")
+        os.environ[RUNNING] = python[-1]
+        try:
+            return list(threads.map(partial(run, python=python), groups))
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def main() -> int:

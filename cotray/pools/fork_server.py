@@ -35,9 +35,22 @@ from pathlib import Path
 from typing import Any
 
 IMPORTS = (
+    # What Ray itself imports first of all in a worker: half a second.
+    "google.protobuf.json_format",
+    "google.protobuf.timestamp_pb2",
+    "jsonschema",
+    "msgpack",
+    "pdb",
+    "requests",
+    "uvloop",
+    # What Ray Data and Ray Train do.
+    "click",
+    "fsspec",
     "pandas",
+    "pyarrow.dataset",
     "pyarrow.parquet",
     "pydantic",
+    "starlette.requests",
     "torch",
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint",
@@ -54,6 +67,10 @@ IMPORTS = (
 it was imported. Modules that cannot be imported here are left to the workers."""
 
 
+CLIENT = Path(__file__).with_name("fork_client.py").resolve()
+RUNNING = "COTRAY_FORK_SERVER"
+"""Names the variable with the socket of a server that runs already: new ones are forked from it, and have
+their imports at once."""
 SCRATCH = "tmp"
 """Beside the socket: where workers put temporary files."""
 GRACE_S = 5.0
@@ -69,6 +86,8 @@ def fork_server(imports: Sequence[str] = IMPORTS) -> Iterator[dict[str, Any]]:
     address, scratch = str(folder / "socket"), folder / SCRATCH
     scratch.mkdir()
     command = [sys.executable, "-m", "cotray.pools.fork_server", address, *imports]
+    if running := os.environ.get(RUNNING):
+        command = [sys.executable, "-S", "-E", str(CLIENT), running, __file__, address, *imports]
     # The threads that NumPy's algebra starts when imported would not be there after a fork.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     # What torch has compiled is of use to later runs.
@@ -77,17 +96,36 @@ def fork_server(imports: Sequence[str] = IMPORTS) -> Iterator[dict[str, Any]]:
     variables["TORCHINDUCTOR_CACHE_DIR"] = os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
-    client = Path(__file__).with_name("fork_client.py")
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdout.readline()  # it listens; clients wait for its imports
-        executable = f"{sys.executable} -S -E {client} {address}"
+        executable = f"{sys.executable} -S -E {CLIENT} {address}"
         yield {"py_executable": executable, "env_vars": variables}
     finally:
         process.stdin.close()
         process.stdout.close()
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def short_starts() -> Iterator[None]:
+    """Workers of the node that is started inside reach a fork server without importing Ray on the way.
+
+    By a constant of Ray's that is no part of its interface; a version without it starts its workers as ever.
+    """
+    from ray._private import ray_constants
+
+    name = "SETUP_WORKER_FILENAME"
+    before = getattr(ray_constants, name, None)
+    if before is None:
+        yield
+        return
+    setattr(ray_constants, name, str(CLIENT))  # joined to a folder, an absolute path stays itself
+    try:
+        yield
+    finally:
+        setattr(ray_constants, name, before)
 
 
 def serve(address: str, imports: Sequence[str]) -> Callable[[], object] | None:

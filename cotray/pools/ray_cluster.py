@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cotray.config import RayConfig, StorageConfig
 from cotray.errors import ConfigError
-from cotray.pools.fork_server import fork_server
+from cotray.pools.fork_server import fork_server, short_starts
 from cotray.storage.filesystems import environment
 
 HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -76,7 +76,7 @@ def _local(config: RayConfig) -> Iterator[None]:
     # For Ray's dashboard, which a local cluster has not; with many tasks they fill its memory.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
-    with fork_server() as runtime_env:
+    with fork_server() as runtime_env, short_starts():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,

@@ -14,7 +14,7 @@ from cotray.report.comparison import student_columns
 from cotray.storage.manifest import fingerprint
 from cotray.storage.run_folder import RunFolder
 
-UNPROBED = dict.fromkeys(COLUMNS, np.nan)
+UNPROBED: dict[str, float] = dict.fromkeys(COLUMNS, np.nan)
 
 
 def run_columns(folder: RunFolder) -> dict[str, dict[str, float]]:

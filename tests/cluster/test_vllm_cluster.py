@@ -18,7 +18,7 @@ from cotray.stages.generate import generate
 from cotray.stages.prepare import prepare
 from cotray.storage.run_folder import RunFolder
 
-pytestmark = [pytest.mark.ray, pytest.mark.vllm]
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

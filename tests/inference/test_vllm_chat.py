@@ -29,6 +29,9 @@ PAIRS = (
 
 
 def said_by_vllm(folder: str, chats: list[list[dict[str, str]]]) -> list[str]:
+    import os
+
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a second process would import vLLM once more
     from vllm import LLM
 
     memory = 256 << 20

@@ -99,6 +99,66 @@ def test_a_worker_that_needs_a_library_before_python_is_not_forked(
     assert not told["has_torch"] and told["parent"] == os.getpid()
 
 
+def raylets_command(context: dict, script: Path, *, language: str = "PYTHON") -> list[str]:
+    """As a raylet begins a worker: the context stands behind the worker's own arguments."""
+    begin = [sys.executable, str(_client_file()), str(script), "--port=1", "a b"]
+    return [*begin, f"--language={language}", f"--serialized-runtime-env-context={json.dumps(context)}"]
+
+
+CONTEXT = {"command_prefix": [], "override_worker_entrypoint": None, "java_jars": []}
+
+
+def test_a_raylets_command_is_forked_with_the_variables_of_its_context(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    context = CONTEXT | {"py_executable": shlex.join(client), "env_vars": {"COTRAY_TEST": "of the context"}}
+    environment = {"COTRAY_TEST": "here", "PATH": os.environ["PATH"], "OMP_NUM_THREADS": "3"}
+    done = subprocess.run(
+        raylets_command(context, script), env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    told = json.loads(done.stdout)
+    assert told["arguments"] == [str(script), "--port=1", "a b"] and told["has_torch"]
+    assert told["variable"] == "of the context" and told["parent"] != os.getpid()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"env_vars": {"COTRAY_TEST": "${NO_SUCH_VARIABLE}of Ray"}},
+        {"py_executable": sys.executable},
+        {"command_prefix": ["COTRAY_TEST='of Ray'"], "env_vars": {}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_else_a_context_asks_for_is_left_to_ray(
+    client: list[str], script: Path, tmp_path: Path, change: dict
+) -> None:
+    context = CONTEXT | {"py_executable": shlex.join(client), "env_vars": {"COTRAY_TEST": "of Ray"}} | change
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(
+        raylets_command(context, script), env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    told = json.loads(done.stdout)
+    assert told["arguments"] == [str(script), "--port=1", "a b"] and told["variable"] == "of Ray"
+    assert told["has_torch"] is (context["py_executable"] != sys.executable)
+
+
+def test_a_server_is_forked_from_one_that_runs_and_ends_with_its_own_driver(
+    client: list[str], script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    monkeypatch.setenv("COTRAY_FORK_SERVER", client[-1])
+    with fork_server() as runtime_env:
+        own = shlex.split(runtime_env["py_executable"])
+        assert own[-1] != client[-1]
+        told, _ = run(own, script, tmp_path)
+        assert told["has_torch"]
+        server = Path(f"/proc/{told['parent']}")
+        assert server.exists()
+    assert not server.exists() and time.monotonic() - began < 60
+    assert run(client, script, tmp_path)[0]["has_torch"]
+
+
 def test_a_server_in_which_a_thread_runs_forks_nothing(script: Path, tmp_path: Path) -> None:
     code = (
         "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"

@@ -16,12 +16,12 @@ def local_ray(*, num_cpus: int, num_gpus: int = 0, object_store_memory: int = 15
     """The address inside, for other processes. GPUs are declared, not there. Workers are forked."""
     import ray
 
-    from cotray.pools.fork_server import fork_server
+    from cotray.pools.fork_server import fork_server, short_starts
 
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as cotray's own cluster
     # Short, because Ray puts Unix sockets (107 characters at most) several folders below it.
     folder = tempfile.mkdtemp(prefix="ct-", dir="/tmp")
-    with fork_server() as runtime_env:
+    with fork_server() as runtime_env, short_starts():
         ray.init(
             address="local",
             num_cpus=num_cpus,

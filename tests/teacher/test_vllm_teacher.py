@@ -109,10 +109,16 @@ def once_more(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.long)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", once_more("gpt2"), once_more("opt")])
-def test_random_models_give_the_transformers_engines_tokens_and_scores(architecture: str) -> None:
-    # One of them as users run it, compiled; compiling the others too would take 12 s each.
-    engine_args = {"enforce_eager": architecture != "llama"}
+@pytest.mark.parametrize(
+    ("architecture", "is_compiled"),
+    [("llama", False), once_more("llama", True)]
+    + [once_more(name, False) for name in ("qwen2", "gpt2", "opt")],
+)
+def test_random_models_give_the_transformers_engines_tokens_and_scores(
+    architecture: str, is_compiled: bool
+) -> None:
+    """Compiled, as users run them, takes 12 s and more each."""
+    engine_args = {"enforce_eager": not is_compiled}
     settings, requests = config(f"random:{architecture}", engine_args=engine_args), make_requests(24)
     weights = [(0.0, 0.3, 0.5, 1.0)[index % 4] for index in range(24)]
     expected = transformers_results(settings, "contrast-wrong", requests, weights)
