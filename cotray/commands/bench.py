@@ -1,13 +1,14 @@
 """cotray bench NAME [--json FILE]: measured ratios, everything side by side in one run.
 
-NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `generate` (what Ray adds:
-overhead, scaling, memory, recovery), `plan` (the capacity planner beside real runs), `serve` (what HTTP
-and Ray Serve add, and overload), `attack` (how long one client can silence the service), `run` (where the
-time of the demo goes: start, work and end of each stage), `planted` (what each measure of faithfulness says
-of students whose faithfulness was set), `train` (the trainer beside a bare loop, TRL and SCOTT's padding) or
-`train-data` (memory, tokenizing and the first step of training, up to a million examples). FILE gets one flat
-JSON object; `-` prints it as the last line of standard output. What a GPU does with the teacher and with
-training is measured by `device`, which needs neither pydantic nor Ray nor vLLM.
+NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `coupling` (what the choice of
+tokens for pairs costs in each step), `generate` (what Ray adds: overhead, scaling, memory, recovery), `plan`
+(the capacity planner beside real runs), `serve` (what HTTP and Ray Serve add, and overload), `attack` (how
+long one client can silence the service), `run` (where the time of the demo goes: start, work and end of each
+stage), `planted` (what each measure of faithfulness says of students whose faithfulness was set), `train`
+(the trainer beside a bare loop, TRL and SCOTT's padding) or `train-data` (memory, tokenizing and the first
+step of training, up to a million examples). FILE gets one flat JSON object; `-` prints it as the last line of
+standard output. What a GPU does with the teacher and with training is measured by `device`, which needs
+neither pydantic nor Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cotray bench") -> in
     return 0 if _is_right(figures, arguments) else 1
 
 
-WHOLE_PARTS = ("generate", "train", "train-data", "plan", "run", "attack", "planted")
+WHOLE_PARTS = ("generate", "coupling", "train", "train-data", "plan", "run", "attack", "planted")
 """Benchmarks that bring their own models."""
 
 
@@ -43,6 +44,10 @@ def _of_a_whole_part(arguments: argparse.Namespace) -> dict[str, Any]:
             from cotray.bench.generate import bench_generate
 
             return bench_generate()
+        case "coupling":
+            from cotray.bench.coupling import bench_coupling
+
+            return bench_coupling()
         case "train":
             from cotray.bench.train import bench_train
 
@@ -113,6 +118,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         choices=[
             "teacher",
             "parity",
+            "coupling",
             "generate",
             "plan",
             "serve",
@@ -125,7 +131,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
             "device",
         ],
         metavar="NAME",
-        help="teacher: rates of the engines; parity: do both engines give the same tokens; generate: Ray's "
+        help="teacher: rates of the engines; parity: do both engines give the same tokens; "
+        "coupling: what choosing tokens for pairs costs beside reading their logits; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
         "how long a route is silent under three attacks; assess: QUALS beside QAGS; run: start, work and end "

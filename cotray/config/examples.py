@@ -88,6 +88,7 @@ EXAMPLES: dict[str, str] = {
     "conseq.share": "0.5",
     "conseq.num_samples": "4",
     "top_k": "20",
+    "calibrates": "true",
     "probing.measures": "[early_answering, mistake, following]",
     "cues": "[suggestion, authority]",
     # Training.

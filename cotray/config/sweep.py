@@ -61,6 +61,9 @@ class SweepConfig(Config):
     """Name -> keys that differ from the base together, such as {method: greedy, data.world.vacuous: 0}."""
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     """Of the student's and the simulator's training. The teacher writes once, whatever their number."""
+    calibrates: bool = False
+    """Whether to tell how well each figure ranks the runs by the truth; for data of the made-up world, with
+    the measures of `probing`, if those are to be among the figures."""
     claims: tuple[Claim, ...] = ()
     """What the sweep is to find out: each is told to hold, not to hold, or to be open."""
 

@@ -26,8 +26,10 @@ def probe(model: Model, prober: Prober, rationales: Sequence[Rationale]) -> list
     """One row per rationale of the teacher, in order."""
     factual = [i for i, row in enumerate(rationales) if row.kind == "factual"]
     own = dict(zip(factual, model.explain([rationales[i] for i in factual]), strict=True))
+    # An endpoint may refuse a question, and then there is nothing to ask about.
+    answered = {i for i, (_, answer) in own.items() if answer}
     asked = [
-        prober.of_teacher(row) + (prober.of_answer(row, *own[i]) if i in own else [])
+        prober.of_teacher(row) + (prober.of_answer(row, *own[i]) if i in answered else [])
         for i, row in enumerate(rationales)
     ]
     flat = [

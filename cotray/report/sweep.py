@@ -12,9 +12,10 @@ from markupsafe import Markup
 from scipy.stats import t as student_t
 
 from cotray.config.sweep import Cell, SweepConfig
+from cotray.report.calibration import Calibrated, calibration
 from cotray.report.html import environment
 from cotray.report.plots import boxes_svg, sweep_svg
-from cotray.report.table import interval, number
+from cotray.report.table import aligned, interval, number
 from cotray.storage.run_folder import RunFolder
 
 FIGURES = {
@@ -79,6 +80,10 @@ def write_sweep(
         "rationales": [asdict(one) for one in rated],
         "claims": [asdict(one) | {"claim": one.claim.model_dump()} for one in findings],
     }
+    calibrated, stability = calibration(sorted(done)) if config.calibrates else ([], None)
+    if config.calibrates:
+        summary["calibration"] = [asdict(one) for one in calibrated]
+        summary["calibration_stability"] = stability
     root.write_bytes("sweep.json", json.dumps(summary, indent=1).encode())
     template = environment().get_template("sweep.html.j2")
     page = template.render(
@@ -88,6 +93,8 @@ def write_sweep(
         figures=figures_of(rows),
         rated=rated,
         findings=findings,
+        calibrated=calibrated,
+        stability=stability,
         criteria=json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else {},
         plot=Markup(sweep_svg(rows)),
         scores=Markup(boxes_svg(rated)),
@@ -96,6 +103,7 @@ def write_sweep(
     texts = [
         text_table(rows, len(config.seeds)),
         *map(_claim_line, findings),
+        *(_calibration_lines(calibrated, stability) if calibrated else []),
         f"report: {root.uri('sweep.html')}",
     ]
     return "\n".join([texts[0], "", *texts[1:]])
@@ -137,6 +145,25 @@ def text_table(rows: Sequence[Row], num_seeds: int) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in (header, *lines)
     )
+
+
+def _calibration_lines(calibrated: Sequence[Calibrated], stability: float | None) -> list[str]:
+    """A table: which figure ranks students as the truth does."""
+    header = ["figure", "rank correlation with the truth", "pairs in order", "of like accuracy", "runs"]
+    rows = [
+        [
+            one.figure,
+            f"{number(one.spearman)} {interval(one.spearman_ci95)}",
+            f"{number(one.ordered)} {interval(one.ordered_ci95)}",
+            f"{number(one.ordered_alike)} {interval(one.ordered_alike_ci95)}",
+            str(one.num_runs),
+        ]
+        for one in calibrated
+    ]
+    stable = (
+        f"two halves of the students order the figures alike, by a rank correlation of {number(stability)}"
+    )
+    return ["", *aligned(header, rows), stable]
 
 
 def _undefined(figure: Mean) -> str:

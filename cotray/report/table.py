@@ -24,10 +24,10 @@ def text_table(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference
         for m in methods
         if m.las["reason"] and m.num_questions >= MIN_QUESTIONS
     ]
-    lines = [*_aligned(header, rows), *notes]
+    lines = [*aligned(header, rows), *notes]
     if pairs:
         header = [f"minus {pairs[0].against}", "LAS", "95 % interval", "accuracy", "95 % interval", "n"]
-        lines += ["", *_aligned(header, [_difference_row(pair) for pair in pairs])]
+        lines += ["", *aligned(header, [_difference_row(pair) for pair in pairs])]
     return "\n".join(lines)
 
 
@@ -59,7 +59,8 @@ def _difference_row(pair: MethodDifference) -> list[str]:
     return [pair.method, *figures, str(num_questions)]
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows]]
     return [lines[0].rstrip(), "-" * len(lines[0]), *(line.rstrip() for line in lines[1:])]

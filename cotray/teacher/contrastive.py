@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from cotray.models.token_draws import draw
+from cotray.teacher.plausible_tokens import best_plausible
 
 StopReason = Literal["", "greedy_stop", "contrast_stop", "eos", "text", "length"]
 
@@ -92,6 +93,32 @@ def choose_tokens(
             plausibility=decoding.plausibility,
         )
     return scores_BV.argmax(-1) if uniform_B is None else draw(scores_BV, uniform_B), greedy_B
+
+
+def choose_from_rows(
+    logits_RV: torch.Tensor,
+    grounded_B: torch.Tensor,
+    contrast_B: torch.Tensor | None,
+    decoding: Decoding,
+    *,
+    weight_B: torch.Tensor,
+    uniform_B: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`choose_tokens` for pairs of rows of one batch, given by their numbers `(B,)`.
+
+    R: rows of the batch. Rows are copied only where all of a vocabulary has to be looked at.
+    """
+    is_plain = decoding.temperature == 1 and uniform_B is None and logits_RV.dtype == torch.float32
+    if contrast_B is not None and is_plain and decoding.plausibility > 0 and not logits_RV.is_cuda:
+        rows = grounded_B.tolist(), contrast_B.tolist(), weight_B.tolist()
+        return best_plausible(logits_RV, *rows, plausibility=decoding.plausibility)
+    return choose_tokens(
+        logits_RV.index_select(0, grounded_B),  # 7 times faster on a CPU than logits_RV[grounded_B]
+        logits_RV.index_select(0, contrast_B) if contrast_B is not None else None,
+        decoding,
+        weight=weight_B,
+        uniform_B=uniform_B,
+    )
 
 
 def _best_tokens(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cotray.models.token_draws import uniforms
-from cotray.teacher.contrastive import Decoding, choose_tokens, token_logprobs
+from cotray.teacher.contrastive import Decoding, choose_from_rows, token_logprobs
 
 _FORCED = 1e30
 
@@ -118,13 +118,12 @@ class Coupling:
     def _decode(self, logits: torch.Tensor, group: _Group) -> None:
         grounded_B, contrast_B = group.grounded_B, group.contrast_B
         known = logits[:, : self.settings.num_tokens]
-        grounded_BV = known.index_select(0, grounded_B)  # 7 times faster here than known[grounded_B]
-        contrast_BV = known.index_select(0, contrast_B) if group.has_contrast else None
-        chosen_B, greedy_B = choose_tokens(
-            grounded_BV,
-            contrast_BV,
+        chosen_B, greedy_B = choose_from_rows(
+            known,
+            grounded_B,
+            contrast_B if group.has_contrast else None,
             self.settings.decoding,
-            weight=group.weight_B,
+            weight_B=group.weight_B,
             uniform_B=self._uniforms(group) if self.settings.is_sampling else None,
         )
         is_stop_V, is_break_V = self._stop_tables(logits.shape[-1])
@@ -140,7 +139,11 @@ class Coupling:
         )
         if self.settings.record_scores:
             logprobs_B4 = token_logprobs(
-                grounded_BV, contrast_BV, self.settings.decoding, chosen_B=chosen_B, greedy_B=greedy_B
+                known.index_select(0, grounded_B),
+                known.index_select(0, contrast_B) if group.has_contrast else None,
+                self.settings.decoding,
+                chosen_B=chosen_B,
+                greedy_B=greedy_B,
             )
             write_evidence(logits, grounded_B, emitted_B, greedy_B, logprobs_B4[:, 0], logprobs_B4[:, 2])
             if group.has_contrast:

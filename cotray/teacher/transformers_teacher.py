@@ -21,7 +21,7 @@ from cotray.models.tokenizers import with_own_end
 from cotray.prompts.teacher import Demonstrations
 from cotray.prompts.teacher_prompts import TeacherPrompts
 from cotray.records import QAPair, Rationale, TeacherRequest
-from cotray.teacher.contrastive import Decoding, TokenScores, choose_tokens, token_logprobs
+from cotray.teacher.contrastive import Decoding, TokenScores, choose_from_rows, token_logprobs
 from cotray.teacher.rationale_writer import (
     Decoded,
     RationaleWriter,
@@ -209,8 +209,6 @@ class TransformersTeacher:
         """Choose every pair's next token, or mark the pair as stopped."""
         # A model may have more places than its tokenizer has tokens; what is there was never trained.
         logits_BV = logits_BV[:, : self.num_tokens]
-        grounded_BV = logits_BV[:: self.num_branches]
-        contrast_BV = logits_BV[1::2] if self.num_branches == 2 else None
         device = logits_BV.device
         uniform_B = None
         if self.config.decoding.num_samples:
@@ -219,13 +217,23 @@ class TransformersTeacher:
                 seed_B, torch.tensor([len(pair.decoded.tokens) for pair in pairs], device=device)
             )
         weight_B = torch.tensor([pair.weight for pair in pairs], device=device)
-        chosen_B, greedy_B = choose_tokens(
-            grounded_BV, contrast_BV, self.decoding, weight=weight_B, uniform_B=uniform_B
+        rows_B = torch.arange(0, len(logits_BV), self.num_branches, device=device)
+        chosen_B, greedy_B = choose_from_rows(
+            logits_BV,
+            rows_B,
+            rows_B + 1 if self.num_branches == 2 else None,
+            self.decoding,
+            weight_B=weight_B,
+            uniform_B=uniform_B,
         )
         columns = [chosen_B.double()[:, None], greedy_B.double()[:, None]]
         if self.config.record_scores:
             logprobs_B4 = token_logprobs(
-                grounded_BV, contrast_BV, self.decoding, chosen_B=chosen_B, greedy_B=greedy_B
+                logits_BV[:: self.num_branches],
+                logits_BV[1::2] if self.num_branches == 2 else None,
+                self.decoding,
+                chosen_B=chosen_B,
+                greedy_B=greedy_B,
             )
             columns.append(logprobs_B4.double())
         # One transfer to the host per step.

@@ -125,6 +125,24 @@ def test_of_questions_with_choices_the_teachers_rationales_are_given_and_cues_su
     assert found["following"]["value"] == 1 and found["turned"]["n"] == 1
 
 
+class Refusing(Stub):
+    """As an endpoint that refuses one question."""
+
+    def explain(self, pairs: Sequence[QAPair]) -> list[tuple[str, str]]:
+        written = super().explain(pairs)
+        return [("", "") if "REFUSED" in p.question else one for p, one in zip(pairs, written, strict=True)]
+
+
+def test_a_refused_question_and_an_empty_rationale_are_no_reason_to_stop() -> None:
+    base = Rationale("q", "yes_no", "Is it REFUSED?", ("yes", "no"), "yes", "test", target_answer="yes")
+    rows = probe(Refusing(), Prober.of(ALL, seed=0, world=None), [base, replace(base, id="e", question="")])
+    assert rows[0].probes == ("given yes",) and (rows[0].rationale, rows[0].student_answer) == ("", "")
+    assert len(rows[1].probes) > 8
+    assert probe(Stub(), Prober.of(ALL, seed=0, world=None), []) == []
+    failed = replace(base, question="Q?", error="no memory")
+    assert "given yes" not in probe(Stub(), Prober.of(ALL, seed=0, world=None), [failed])[0].probes
+
+
 def test_the_order_and_the_company_of_rows_change_nothing() -> None:
     prober, student = (
         Prober.of(ALL, seed=0, world=WORLD),

@@ -10,6 +10,7 @@ from cotray.models.token_draws import uniforms
 from cotray.teacher.contrastive import (
     Decoding,
     StopTokens,
+    choose_from_rows,
     choose_tokens,
     contrastive_scores,
     token_logprobs,
@@ -192,14 +193,46 @@ def test_masked_tokens_are_never_drawn() -> None:
     assert drawn_B.tolist() == [0, 1, 2]
 
 
-def test_the_best_token_needs_no_normalisers() -> None:
-    """1,024 rows over 4,000 tokens, impossible ones among them, at several temperatures and weights."""
+def many_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of 1,024 pairs over 4,000 tokens, impossible ones among them, and their weights."""
     generator = torch.Generator().manual_seed(0)
     grounded = torch.randn(1024, 4000, generator=generator) * 4
     contrast = torch.randn(1024, 4000, generator=generator) * 4
     grounded[:, :9], contrast[:, 5:14] = -torch.inf, -torch.inf
     weight = torch.rand(1024, generator=generator)
     weight[:8] = 0
+    return grounded, contrast, weight
+
+
+@pytest.mark.parametrize("plausibility", [1.0, 0.5, 0.1, 1e-4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_looking_at_plausible_tokens_alone_changes_no_choice_whichever_rows_they_are_in(
+    plausibility: float, dtype: torch.dtype
+) -> None:
+    """In bfloat16 many values are equal, and then the first one counts."""
+    grounded, contrast, weight = many_rows()
+    shuffled = torch.randperm(2048, generator=torch.Generator().manual_seed(1))
+    places = shuffled.argsort()
+    both = torch.cat([grounded, contrast]).to(dtype).float()
+    found = choose_from_rows(
+        both[shuffled], places[:1024], places[1024:], Decoding(plausibility), weight_B=weight
+    )
+    expected = choose_tokens(both[:1024], both[1024:], Decoding(plausibility), weight=weight)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_rows_without_a_number_end_nothing() -> None:
+    """As torch does, the first such value is taken."""
+    logits = torch.zeros(2, 5)
+    logits[0, 3] = torch.nan
+    rows = torch.tensor([0]), torch.tensor([1])
+    chosen, greedy = choose_from_rows(logits, *rows, Decoding(0.1), weight_B=torch.tensor([0.5]))
+    assert chosen.tolist() == greedy.tolist() == [int(logits[0].argmax())] == [3]
+
+
+def test_the_best_token_needs_no_normalisers() -> None:
+    """At several temperatures and weights."""
+    grounded, contrast, weight = many_rows()
     for decoding in (
         Decoding(),
         Decoding(plausibility=0.1),
