@@ -211,6 +211,9 @@ def _forked(
     tempfile.tempdir = None  # asked for by what was imported, under the server's own environment
     os.chdir(folder)
     sys.argv = arguments
+    # As a new Python reads it, behind the folder of the script.
+    own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[1:1] = [path for path in own if path not in sys.path]
     if "torch" in sys.modules and (threads := environment.get("OMP_NUM_THREADS", "")).isdigit():
         sys.modules["torch"].set_num_threads(int(threads))  # it reads the variable when it is imported
     atexit.register(_leave)  # the last of them to be called

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_workers import forked_workers
+from forked_workers import forked_workers, server_of
 
 from cotray.records import Rationale, TeacherRequest
 from cotray.storage.run_folder import Manifest, RunFolder, fingerprint
@@ -57,7 +57,7 @@ def nodes() -> Iterator[Any]:
                 "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
             },
         )
-        cluster.fork_server = server  # type: ignore[attr-defined]
+        cluster.fork_server = server_of(server)  # type: ignore[attr-defined]
         add_worker(cluster)
         add_worker(cluster)
         try:
@@ -146,9 +146,8 @@ def replicas(cluster: Any) -> list[int]:
         if process.name.isdigit():
             with contextlib.suppress(OSError):
                 title = (process / "cmdline").read_bytes()
-                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
-                of = Path("/proc", parent, "cmdline").read_text()
-                if title.startswith(b"ray::MapWorker(MapBatches(Replica") and cluster.fork_server in of:
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                if title.startswith(b"ray::MapWorker(MapBatches(Replica") and parent == cluster.fork_server:
                     found.append(int(process.name))
     return sorted(found)
 

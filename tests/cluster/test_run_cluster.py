@@ -258,7 +258,6 @@ def test_prometheus_over_the_cluster_has_the_rows_that_the_job_made(
     assert observer.stdout and "Generate and score" in observer.stdout.read()
 
 
-@pytest.mark.long
 def test_a_cluster_leaves_nothing_and_whoever_followed_a_job_on_it_is_told(tmp_path: Path) -> None:
     impatient = "import cluster.submit as s; s.GIVE_UP_S = 4; raise SystemExit(s.main())"
     command = [sys.executable, "-c", impatient, "--id", "long", "--", "bash", "-c", "echo begun; sleep 300"]

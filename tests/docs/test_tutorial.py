@@ -17,7 +17,7 @@ from pages import ROOT, blocks
 
 from cluster.processes import free_ports
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = pytest.mark.ray
 
 TUTORIAL = ROOT / "docs/tutorial.md"
 SECONDS = 1500

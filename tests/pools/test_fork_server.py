@@ -25,7 +25,7 @@ print(json.dumps({
     "has_torch": "torch" in sys.modules, "threads": threading.active_count(), "draw": random.random(),
     "torch_threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
     "parent": os.getppid(), "leader": os.getsid(0) == os.getpid(), "pid": os.getpid(),
-    "frozen": gc.get_freeze_count(), "has_ray": "ray" in sys.modules,
+    "frozen": gc.get_freeze_count(), "has_ray": "ray" in sys.modules, "path": sys.path,
 }))
 print("an error", file=sys.stderr)
 """
@@ -67,6 +67,15 @@ def test_a_collection_in_a_worker_does_not_copy_what_the_server_imported(
 ) -> None:
     told, _ = run(client, script, tmp_path)
     assert told["frozen"] > 100_000 and not told["has_ray"]
+
+
+def test_a_worker_finds_what_its_own_pythonpath_names_before_what_is_installed(
+    client: list[str], script: Path, tmp_path: Path
+) -> None:
+    own = [str(tmp_path / "first"), str(tmp_path / "second")]
+    told, _ = run(client, script, tmp_path, PYTHONPATH=os.pathsep.join(own))
+    assert told["path"][1:3] == own
+    assert not set(own) & set(run(client, script, tmp_path)[0]["path"])
 
 
 def test_workers_do_not_share_their_random_numbers(client: list[str], script: Path, tmp_path: Path) -> None:
