@@ -25,6 +25,8 @@ INK = "#000000"
 DEV: dict[str, Any] = {"linestyle": "-", "marker": "o", "markersize": 4}
 TRAIN: dict[str, Any] = {"linestyle": (0, (4, 3)), "marker": "x", "markersize": 5}
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+LEAST_SHOWN = 0.4
+"""Of an axis of fractions."""
 BESIDE: dict[str, Any] = {"frameon": False, "bbox_to_anchor": (1.01, 1), "loc": "upper left"}
 """Where a legend covers nothing."""
 BOXES = {
@@ -135,6 +137,9 @@ def sweep_svg(rows: Sequence[Any]) -> str:
                     half = figures.ci95[1] - figures.mean if figures.ci95 else 0
                     axes.errorbar(place + offset, figures.mean, yerr=half, fmt="o", color=color, capsize=3)
         axes.axhline(0, color=INK, linewidth=0.8)
+        low, high = axes.get_ylim()
+        missing = max(0.0, LEAST_SHOWN - (high - low))  # else a sweep of zeros looks like one of differences
+        axes.set_ylim(low - missing / 2, high + missing / 2)
         axes.set_xticks(range(len(of_key)), [_label(row.value) for row in of_key], fontsize=8)
         axes.set_xlim(-0.5, len(of_key) - 0.5)
         axes.set_title(key or "cells", fontsize=9, loc="left")

@@ -92,12 +92,13 @@ def _generate(
         _reuse(RunFolder(other), shards, settings, requests.fingerprint)
     total = sum(requests.metrics.get(f"kind/{kind}", 0) for kind in settings["kinds"])
     return write_rationales(
-        config, shards, settings, requests.fingerprint, total=total, account=account, label=label
+        config, folder, shards, settings, requests.fingerprint, total=total, account=account, label=label
     )
 
 
 def write_rationales(
     config: RunConfig,
+    folder: RunFolder,
     shards: Shards,
     settings: dict[str, Any],
     input: str,
@@ -106,7 +107,8 @@ def write_rationales(
     account: str | None,
     label: str,
 ) -> Manifest:
-    """Let the teacher answer `total` wanted requests of `shards`, and finish their target stage."""
+    """Let the teacher answer `total` wanted requests of `shards`, and finish their target stage, which was
+    begun in `folder`."""
     stage = PoolStage(
         shards,
         TeacherRequest,
@@ -121,7 +123,6 @@ def write_rationales(
     pool = TeacherConfig(num_cpus=1) if config.decoding_method == "human" else config.teacher
     pooled = run_pool(stage, total=total, config=pool, batch_size=config.teacher.batch_size, label=label)
     shards.fence.check()
-    folder = shards.folder
     more = endpoint_metrics(config, folder, "rationales") if config.decoding_method != "human" else {}
     return _finish(folder, shards.target, settings, input, pooled, more)
 

@@ -50,6 +50,7 @@ def write_other_rationales(
     )
     return write_rationales(
         config,
+        folder,
         shards,
         settings,
         requests.fingerprint,

@@ -74,6 +74,8 @@ def test_the_manifest_the_report_and_a_gate_have_the_figures_of_all_rows(
     rows = [row for stage in ("probes", "other_answers") for row in folder.read_records(stage, ProbedAnswer)]
     columns = by_question(rows)
     metrics = folder.require("probes", "probe").metrics
+    for stage in ("rationales", "other_rationales", "other_answers", "probes"):
+        assert folder.require(stage, "probe").times["start_s"] > 0, stage
     for name in ("early_answering", "filler", "following"):
         values = [one[name] for one in columns.values() if not np.isnan(one[name])]
         assert metrics[name]["value"] == pytest.approx(sum(values) / len(values)) and len(values) > 1

@@ -39,6 +39,16 @@ def test_chart_and_counters_follow_the_answers(page: Page) -> None:
     expect(shown).to_have_text(f"{las[-1]:.3f}")
 
 
+def test_without_a_figure_the_axis_of_las_shows_what_las_can_be(visit: Visiting) -> None:
+    backend = Scripted()
+    for window in backend.windows.windows.values():
+        window.rows.clear()
+    with serving(backend) as address:
+        page = visit(address).page
+        wait_for_chart(page)
+        assert page.evaluate("document.getElementById('chart').layout.yaxis.range") == [-1, 1]
+
+
 def test_points_older_than_half_an_hour_leave_the_chart_and_traffic_is_of_the_last_minute(
     visit: Visiting,
 ) -> None:

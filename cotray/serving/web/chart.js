@@ -7,6 +7,7 @@ const ON_LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#55555
 const ON_DARK = ["#56b4e9", "#e69f00", "#2ec79b", "#e79bc6", "#f0e442", "#bbbbbb"];
 const FEW_POINTS = 2;
 const SHORTEST_MS = 60_000;
+const LAS_RANGE = [-1, 1];
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let latest = null;
@@ -23,7 +24,7 @@ export async function drawChart(history, alarmBelow) {
     return;
   }
   const config = { displayModeBar: false, responsive: true };
-  await globalThis.Plotly.react(byId("chart"), traces(history, alarmBelow), layout(span(history)), config);
+  await globalThis.Plotly.react(byId("chart"), traces(history, alarmBelow), layout(history), config);
 }
 
 // Plotly is large: the rest of the page does not wait for it.
@@ -95,7 +96,11 @@ function span(history) {
 
 const colourOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function layout(range) {
+function layout(history) {
+  const range = span(history);
+  const hasLas = [...history.values()].flat().some((point) => point.las != null);
+  // Without a figure Plotly would show places where no LAS can be.
+  const lasRange = hasLas ? { autorange: true } : { range: LAS_RANGE };
   const axis = { gridcolor: colourOf("--line"), zerolinecolor: colourOf("--soft"), fixedrange: true, automargin: true };
   return {
     font: { color: colourOf("--ink"), family: "system-ui, sans-serif", size: 13 },
@@ -107,7 +112,7 @@ function layout(range) {
     dragmode: false,
     showlegend: true,
     xaxis: { ...axis, anchor: "y2", type: "date", range, zeroline: false },
-    yaxis: { ...axis, domain: [0.42, 1], title: { text: "LAS" } },
+    yaxis: { ...axis, ...lasRange, domain: [0.42, 1], title: { text: "LAS" } },
     yaxis2: { ...axis, domain: [0, 0.3], title: { text: "answers/min" }, rangemode: "tozero" },
   };
 }
