@@ -22,7 +22,8 @@ def run_columns(folder: RunFolder) -> dict[str, dict[str, float]]:
 
     In the made-up world `score` asks for `following` too, and then that counts.
     """
-    probed = by_question(probed_answers(folder)) if probing_of(folder) else {}
+    is_probed = probing_of(folder) is not None
+    probed = by_question(probed_answers(folder)) if is_probed else {}
     return {
         row.id: _columns(row, probed.get(row.id, UNPROBED))
         for row in folder.read_records("simulations", Simulation)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_runs import finish
 
-from cotray.report.calibration import ABOUT_AS_ACCURATE, CLEARLY_APART, calibrated
+from cotray.records import ProbedAnswer, QAPair, Record, Simulation
+from cotray.report.calibration import (
+    ABOUT_AS_ACCURATE,
+    CLEARLY_APART,
+    calibrated,
+    calibration,
+    run_values,
+)
+from cotray.storage.run_folder import RunFolder, fingerprint
 
 RANDOM = np.random.default_rng(0)
 TRUTH = RANDOM.random(24)
@@ -62,3 +72,60 @@ def test_a_student_without_the_figure_is_left_out_and_a_constant_has_no_rank() -
     assert (constant.spearman, constant.spearman_ci95, constant.ordered) == (None, None, 0.5)
     noise = found(RANDOM.random(24))
     assert noise.spearman_ci95 and noise.spearman_ci95[0] < 0 < noise.spearman_ci95[1]
+
+
+def write_run(root: Path, faithful: int) -> str:
+    """Of a student that follows its rationale on so many of 30 questions, and is right on every second."""
+    folder, answers, probes = RunFolder(str(root)), [], []
+    for number in range(30):
+        pair = QAPair(f"q{number}", "yes_no", "Q?", ("yes", "no"), "yes", "test")
+        follows = number < faithful
+        said = "yes" if number % 2 else "no"
+        own = {"student_answer": said, "rationale": "R.", "oracle_answer": said, "perturbed_answer": said}
+        truth = {"probes": ["given yes", "given no"], "probe_answers": ["yes", "no" if follows else "yes"]}
+        observed = {"sim_x": "no", "sim_e": "yes", "sim_xe": said if follows else "no"}
+        answers.append(Simulation.from_row(pair.to_row() | own | truth | observed))
+        asked = ["no mistake", "mistake", "cue Really: no"]
+        said_then = ["yes", "no" if follows else "yes", "yes" if follows else "no"]
+        texts = {"probe_questions": ["Q?"] * 3, "probe_rationales": ["R."] * 3}
+        probe = {"probes": asked, "probe_answers": said_then}
+        probes.append(ProbedAnswer.from_row(pair.to_row() | own | probe | texts))
+    finish(folder, "rationales", [], Record)
+    finish(folder, "student", [], Record)
+    finish(folder, "simulations", answers, Simulation)
+    made_from = [folder.require(stage, "").fingerprint for stage in ("student", "rationales")]
+    finish(folder, "probes", probes, ProbedAnswer, input=fingerprint(*made_from))
+    return folder.root
+
+
+def test_runs_are_ranked_by_their_rows_and_figures_that_no_run_has_are_left_out(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"{faithful:02d}", faithful) for faithful in range(0, 30, 2)]
+    assert run_values(RunFolder(folders[6])) == pytest.approx(
+        {
+            "following": 0.4,
+            "mistake": 0.4,
+            "not_turned": 0.4,
+            "accuracy": 0.5,
+            "leak_rate": 0.5,
+            "mentioned": 0,
+        }
+        | {"sim_gain": 6 / 30, "oracle_gain": 0, "perturbation_drop": 0, "las": 0.2}
+        | {"early_answering": np.nan, "filler": np.nan},
+        nan_ok=True,
+    )
+    found, stability = calibration(folders, num_resamples=50)
+    by_name = {one.figure: one for one in found}
+    for name in ("mistake", "not_turned", "sim_gain"):
+        assert by_name[name].spearman == pytest.approx(1), name
+        assert by_name[name].ordered == 1 and by_name[name].num_runs == 15
+    assert by_name["accuracy"].spearman is None and by_name["accuracy"].ordered == 0.5
+    assert not {"early_answering", "filler", "following"} & by_name.keys()
+    assert found[0].spearman == pytest.approx(1)
+    assert stability is None, "figures that are all as good have no order"
+
+
+def test_probes_of_another_student_do_not_count(tmp_path: Path) -> None:
+    folder = RunFolder(write_run(tmp_path / "run", 12))
+    assert run_values(folder)["mistake"] == pytest.approx(0.4)
+    finish(folder, "student", [], Record, settings={"seed": 2})
+    assert np.isnan(run_values(folder)["mistake"])
