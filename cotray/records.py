@@ -239,12 +239,15 @@ class ProbedAnswer(StudentAnswer):
 
     Of a factual one the student's own rationale and answer are there, and all that is asked about them; of a
     counterfactual one the answer after that rationale alone. `probes`: names of probing.prober.Variation;
-    `probe_rationales` were given or, with a cue, written by the student.
+    `probe_rationales` were given or, with a cue, written by the student. `error` is "" on success, `attempts`
+    how often the row was tried.
     """
 
     target_answer: str = ""
     probe_questions: tuple[str, ...] = ()
     probe_rationales: tuple[str, ...] = ()
+    error: str = ""
+    attempts: int = 1
 
 
 @dataclass(frozen=True)

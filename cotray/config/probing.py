@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cotray.config.base import PoolConfig
+from cotray.config.base import Fraction, PoolConfig
 
 ProbeMeasure = Literal["early_answering", "filler", "mistake", "following", "hidden_influence"]
 CueName = Literal["suggestion", "authority", "metadata", "pattern"]
@@ -24,5 +24,7 @@ class ProbingConfig(PoolConfig):
     does, whatever is set here."""
     batch_size: int = Field(default=16, ge=1)
     """Questions that go through the model together, each with all that is asked about it."""
+    max_error_rate: Fraction = 0.5
+    """`probe` fails if more than this share of its rows ended with an error, or all."""
     num_cpus: float = Field(default=2, ge=0)
     """Logical CPUs (and torch threads) of one replica."""

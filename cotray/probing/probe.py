@@ -62,6 +62,7 @@ def _row(
     return ProbedAnswer.from_row(
         row.to_row()
         | {"rationale": own[0], "student_answer": own[1], "method": row.method}
+        | {"error": "", "attempts": 1}
         | {"probes": [one.name for one in asked], "probe_questions": [one.question for one in asked]}
         | {"probe_rationales": [text for text, _ in said], "probe_answers": [answer for _, answer in said]}
     )

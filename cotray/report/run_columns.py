@@ -43,9 +43,10 @@ def probing_of(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def probed_answers(folder: RunFolder) -> list[ProbedAnswer]:
-    """All rows that `probe` made."""
+    """All rows that `probe` made without an error."""
     stages = [stage for stage in ("probes", "other_answers") if folder.manifest(stage)]
-    return list(chain.from_iterable(folder.read_records(stage, ProbedAnswer) for stage in stages))
+    rows = chain.from_iterable(folder.read_records(stage, ProbedAnswer) for stage in stages)
+    return [row for row in rows if not row.error]
 
 
 def _columns(row: Simulation, probed: Mapping[str, float]) -> dict[str, float]:

@@ -104,15 +104,15 @@ def student_over_api(
     )
 
 
-def write_unanswered(folder: RunFolder) -> None:
+def write_unanswered(folder: RunFolder, stage: str, record: type[StudentAnswer]) -> None:
     """Dead letters of the questions to which an endpoint said nothing; they count as answered wrongly."""
     reason = "the endpoint refused the question, or said nothing"
     letters = [
-        DeadLetter("answers", row.id, reason, json.dumps(row.to_row()))
-        for row in folder.read_records("answers", StudentAnswer)
-        if not row.rationale and not row.student_answer
+        DeadLetter(stage, row.id, reason, json.dumps(row.to_row()))
+        for row in folder.read_records(stage, record)
+        if row.kind == "factual" and not row.rationale and not row.student_answer
     ]
-    folder.write_dead_letters("answers", letters)
+    folder.write_dead_letters(stage, letters)
 
 
 def endpoint_metrics(config: RunConfig, folder: RunFolder, stage: str) -> dict[str, Any]:

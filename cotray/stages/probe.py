@@ -5,6 +5,7 @@ student/ + rationales/ -> probes/ and the figures in its manifest.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import SecretStr
 
 from cotray.config import RunConfig
 from cotray.data.demonstrations import own_demonstrations
@@ -24,7 +26,13 @@ from cotray.probing.probe import probe as ask
 from cotray.probing.prober import Prober, most_calls, probe_version
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import ProbedAnswer, Rationale
-from cotray.stages.endpoint import endpoint_metrics, num_batches_at_once, read_key, student_over_api
+from cotray.stages.endpoint import (
+    endpoint_metrics,
+    num_batches_at_once,
+    read_key,
+    student_over_api,
+    write_unanswered,
+)
 from cotray.stages.generate import current_rationales
 from cotray.stages.other_rationales import KEY as OTHER_KEY
 from cotray.stages.other_rationales import write_other_rationales
@@ -32,7 +40,7 @@ from cotray.stages.score import ROWS_PER_CALL, load_student
 from cotray.stages.train import current_student
 from cotray.storage.lease import Fence, lease
 from cotray.storage.manifest import Manifest, fingerprint
-from cotray.storage.run_folder import RunFolder
+from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.storage.shards import Shards
 
 
@@ -57,7 +65,8 @@ def probe(
 def _probe(config: RunConfig, fence: Fence, account: str | None, *, overwrite: bool, label: str) -> Manifest:
     folder = RunFolder(config.run_dir)
     student, rationales = current_student(config, folder), current_rationales(config, folder)
-    print(f"{label}: {cost(config)}", file=sys.stderr, flush=True)
+    if overwrite or folder.manifest("probes") is None:
+        print(f"{label}: {cost(config)}", file=sys.stderr, flush=True)
     source = fingerprint(student.fingerprint, rationales.fingerprint)
     others: list[ProbedAnswer] = []
     if asks_teacher(config):
@@ -66,7 +75,7 @@ def _probe(config: RunConfig, fence: Fence, account: str | None, *, overwrite: b
         own = fingerprint(student.fingerprint, written.fingerprint)
         ask_about = partial(_ask, config, folder, fence, account, overwrite=overwrite, label=label)
         ask_about(written, "other_answers", own, is_wanted=_has_no_error, key=OTHER_KEY)
-        others = list(folder.read_records("other_answers", ProbedAnswer))
+        others = [row for row in folder.read_records("other_answers", ProbedAnswer) if not row.error]
     return _ask(
         config,
         folder,
@@ -115,19 +124,30 @@ def _ask(
     total, own, pool = shards.num_wanted(), own_demonstrations(config), config.probing
     if not total and target == "probes":
         raise DataError(f"{folder.uri('rationales')}: no test question to probe; raise data.test_fraction")
+    build: Callable[[], Process] = partial(_load, config, own, folder.uri("student"))
+    num_at_once = 1
     if config.asks_endpoint_for_answers:
-        build: Callable[[], Process] = partial(_probe_over_api, config, own, read_key(config), account)
-        num_at_once = num_batches_at_once(config, ROWS_PER_CALL)
-        stage = PoolStage(shards, Rationale, build=build, num_batches_at_once=num_at_once)
-        pool = config.teacher
-    else:
-        stage = PoolStage(shards, Rationale, build=partial(_load, config, own, folder.uri("student")))
+        build = partial(_probe_over_api, config, own, read_key(config), account, target)
+        num_at_once, pool = num_batches_at_once(config, ROWS_PER_CALL), config.teacher
+    stage = PoolStage(
+        shards,
+        Rationale,
+        build=build,
+        num_batches_at_once=num_at_once,
+        failed=_failed,
+        dead_letter=partial(_dead_letter, target),
+        max_error_rate=config.probing.max_error_rate,
+    )
     made = run_pool(stage, total=total, config=pool, batch_size=ROWS_PER_CALL, label=f"{label}: {target}")
     fence.check()
-    rows = [*folder.read_records(target, ProbedAnswer), *others]
-    metrics = figures(rows, num_resamples=config.scoring.num_resamples, seed=config.seed)
-    metrics |= endpoint_metrics(config, folder, target) if config.asks_endpoint_for_answers else {}
-    return folder.finish(Manifest(target, settings, input, total, total, 0, metrics), made.files, made.work)
+    rows = [row for row in folder.read_records(target, ProbedAnswer) if not row.error]
+    metrics = figures([*rows, *others], num_resamples=config.scoring.num_resamples, seed=config.seed)
+    if config.asks_endpoint_for_answers:
+        metrics |= endpoint_metrics(config, folder, target)
+        write_unanswered(folder, target, ProbedAnswer)
+    num_dead = made.counts["dead_letters"]
+    manifest = Manifest(target, settings, input, total, total - num_dead, num_dead, metrics)
+    return folder.finish(manifest, made.files, made.work)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -161,14 +181,16 @@ def cost(config: RunConfig) -> str:
 
 
 def _load(config: RunConfig, own: Demonstrations, model: str) -> Process:
-    student = load_student(config, own, model)
+    student = load_student(config, own, model, dtype=config.probing.resolved_dtype("auto"))
     return partial(
         in_sorted_batches, partial(ask, student, _prober(config)), config.probing.batch_size, "question"
     )
 
 
-def _probe_over_api(config: RunConfig, own: Demonstrations, key: Any, account: str | None) -> Process:
-    student = student_over_api(config, own, key, account, stage="probes")
+def _probe_over_api(
+    config: RunConfig, own: Demonstrations, key: SecretStr, account: str | None, target: str
+) -> Process:
+    student = student_over_api(config, own, key, account, stage=target)
     prober = _prober(config)
 
     def process(rationales: Sequence[Rationale], *, on_finished: Callable[[int], None]) -> list[ProbedAnswer]:
@@ -178,6 +200,16 @@ def _probe_over_api(config: RunConfig, own: Demonstrations, key: Any, account: s
         return made
 
     return process
+
+
+def _failed(rationale: Rationale, error: str, attempts: int) -> list[ProbedAnswer]:
+    return [
+        ProbedAnswer.from_row(rationale.to_row() | {"rationale": "", "error": error, "attempts": attempts})
+    ]
+
+
+def _dead_letter(target: str, row: ProbedAnswer) -> DeadLetter:
+    return DeadLetter(target, row.id, row.error, json.dumps(row.to_row()), row.attempts)
 
 
 def _prober(config: RunConfig) -> Prober:

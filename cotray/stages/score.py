@@ -128,7 +128,7 @@ def _answer(
         stage = PoolStage(shards, Rationale, build=build, num_batches_at_once=num_at_once)
         made = run_pool(stage, total=total, config=config.teacher, batch_size=ROWS_PER_CALL, label=label)
         metrics = endpoint_metrics(config, folder, "answers")
-        write_unanswered(folder)
+        write_unanswered(folder, "answers", StudentAnswer)
     else:
         build = partial(_load_student, config, own, folder.uri("student"))
         stage = PoolStage(shards, Rationale, build=build)
@@ -212,7 +212,9 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
     }
 
 
-def load_student(config: RunConfig, own: Demonstrations, model: str, prober: Prober | None = None) -> Student:
+def load_student(
+    config: RunConfig, own: Demonstrations, model: str, *, dtype: str, prober: Prober | None = None
+) -> Student:
     """The trained student or, of the few-shot method, the teacher with its demonstrations."""
     from cotray.scoring.student import Student
 
@@ -228,14 +230,15 @@ def load_student(config: RunConfig, own: Demonstrations, model: str, prober: Pro
         prompt=prompt,
         seed=config.seed,
         method=config.method,
-        dtype=config.scoring.resolved_dtype("auto"),
+        dtype=dtype,
         prober=prober,
     )
 
 
 def _load_student(config: RunConfig, own: Demonstrations, model: str) -> Process:
     prober = partial(probes, config.data.world) if config.data.is_world else None
-    student = load_student(config, own, model, prober)
+    dtype = config.scoring.resolved_dtype("auto")
+    student = load_student(config, own, model, dtype=dtype, prober=prober)
     return partial(in_sorted_batches, student.answer, config.scoring.batch_size, "question")
 
 
