@@ -51,22 +51,31 @@ class Calibrated:
     halves: tuple[float | None, float | None]
 
 
-def calibration(
-    run_dirs: Sequence[str], *, num_resamples: int = 1000, seed: int = 0
-) -> tuple[list[Calibrated], float | None]:
-    """Every figure that any run has, the best rank correlation first; and the rank correlation between the
-    orders that the two halves of the students put the figures in."""
-    values = [run_values(RunFolder(run_dir)) for run_dir in run_dirs]
-    values = [one for one in values if not np.isnan(one[TRUTH])]
-    table = {name: np.array([one[name] for one in values]) for name in (TRUTH, *COMPARED)} if values else {}
+@dataclass(frozen=True)
+class Calibration:
+    """`figures`: every one that any run has, the best rank correlation first. `stability`: the rank
+    correlation between the orders that the two halves of the students put the figures in. `students`: run
+    folder -> the truth and every figure of it."""
+
+    figures: list[Calibrated]
+    stability: float | None
+    students: dict[str, dict[str, float]]
+
+
+def calibration(run_dirs: Sequence[str], *, num_resamples: int = 1000, seed: int = 0) -> Calibration:
+    """Over the runs whose truth is known."""
+    students = {run_dir: run_values(RunFolder(run_dir)) for run_dir in run_dirs}
+    students = {run_dir: values for run_dir, values in students.items() if not np.isnan(values[TRUTH])}
+    table = {name: np.array([one[name] for one in students.values()]) for name in (TRUTH, *COMPARED)}
     found = [
         calibrated(name, table[name], table[TRUTH], table["accuracy"], num_resamples=num_resamples, seed=seed)
         for name in COMPARED
-        if values and not np.isnan(table[name]).all()
+        if students and not np.isnan(table[name]).all()
     ]
     halves = [one.halves for one in found if None not in one.halves]
     stability = _spearman(*map(np.array, zip(*halves, strict=True))) if len(halves) > 2 else None
-    return sorted(found, key=lambda one: -(one.spearman if one.spearman is not None else -2)), stability
+    found.sort(key=lambda one: -(one.spearman if one.spearman is not None else -2))
+    return Calibration(found, stability, students)
 
 
 def run_values(folder: RunFolder) -> dict[str, float]:

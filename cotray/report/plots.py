@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from cotray.report.table import MIN_QUESTIONS, unmeasured
 
 if TYPE_CHECKING:
+    from cotray.report.calibration import Calibration
     from cotray.report.method_report import MethodReport
 
 WIDTH = 4.2
@@ -27,6 +28,8 @@ TRAIN: dict[str, Any] = {"linestyle": (0, (4, 3)), "marker": "x", "markersize": 
 COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 LEAST_SHOWN = 0.4
 """Of an axis of fractions."""
+NUM_COLUMNS = 4
+"""Of panels, one per figure."""
 BESIDE: dict[str, Any] = {"frameon": False, "bbox_to_anchor": (1.01, 1), "loc": "upper left"}
 """Where a legend covers nothing."""
 BOXES = {
@@ -114,6 +117,25 @@ def early_svg(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> st
     axes.set_ylim(0, 1.03)
     handles = [Patch(color=COLORS[index % len(COLORS)], label=name) for index, (name, _) in enumerate(curves)]
     figure.legend(handles=handles, loc="outside lower center", frameon=False)
+    return _svg(figure)
+
+
+def students_svg(calibrated: Calibration) -> str:
+    """A panel per figure: each student's figure over its truth."""
+    names = [one.figure for one in calibrated.figures]
+    num_rows = -(-len(names) // NUM_COLUMNS)
+    figure = Figure(figsize=(9, 2.3 * num_rows), layout="constrained")
+    panels = list(figure.subplots(num_rows, NUM_COLUMNS, squeeze=False, sharex=True).flat)
+    truth = [student["following"] for student in calibrated.students.values()]
+    for axes, name in zip(panels, names, strict=False):
+        axes.spines[["top", "right"]].set_visible(False)
+        values = [student[name] for student in calibrated.students.values()]
+        axes.plot(truth, values, ".", color=BLUE, alpha=0.7)
+        axes.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        axes.tick_params(labelsize=8)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    figure.supxlabel("share of questions whose answer really follows the rationale", fontsize=9)
     return _svg(figure)
 
 

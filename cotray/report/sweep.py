@@ -12,9 +12,9 @@ from markupsafe import Markup
 from scipy.stats import t as student_t
 
 from cotray.config.sweep import Cell, SweepConfig
-from cotray.report.calibration import Calibrated, calibration
+from cotray.report.calibration import Calibration, calibration
 from cotray.report.html import environment
-from cotray.report.plots import boxes_svg, sweep_svg
+from cotray.report.plots import boxes_svg, students_svg, sweep_svg
 from cotray.report.table import aligned, interval, number
 from cotray.storage.run_folder import RunFolder
 
@@ -80,10 +80,9 @@ def write_sweep(
         "rationales": [asdict(one) for one in rated],
         "claims": [asdict(one) | {"claim": one.claim.model_dump()} for one in findings],
     }
-    calibrated, stability = calibration(sorted(done)) if config.calibrates else ([], None)
-    if config.calibrates:
-        summary["calibration"] = [asdict(one) for one in calibrated]
-        summary["calibration_stability"] = stability
+    calibrated = calibration(sorted(done)) if config.calibrates else None
+    if calibrated:
+        summary["calibration"] = asdict(calibrated)
     root.write_bytes("sweep.json", json.dumps(summary, indent=1).encode())
     template = environment().get_template("sweep.html.j2")
     page = template.render(
@@ -94,7 +93,7 @@ def write_sweep(
         rated=rated,
         findings=findings,
         calibrated=calibrated,
-        stability=stability,
+        students=Markup(students_svg(calibrated)) if calibrated and calibrated.figures else "",
         criteria=json.loads(root.read_bytes("criteria.json")) if root.exists("criteria.json") else {},
         plot=Markup(sweep_svg(rows)),
         scores=Markup(boxes_svg(rated)),
@@ -103,7 +102,7 @@ def write_sweep(
     texts = [
         text_table(rows, len(config.seeds)),
         *map(_claim_line, findings),
-        *(_calibration_lines(calibrated, stability) if calibrated else []),
+        *(_calibration_lines(calibrated) if calibrated and calibrated.figures else []),
         f"report: {root.uri('sweep.html')}",
     ]
     return "\n".join([texts[0], "", *texts[1:]])
@@ -147,7 +146,7 @@ def text_table(rows: Sequence[Row], num_seeds: int) -> str:
     )
 
 
-def _calibration_lines(calibrated: Sequence[Calibrated], stability: float | None) -> list[str]:
+def _calibration_lines(calibrated: Calibration) -> list[str]:
     """A table: which figure ranks students as the truth does."""
     header = ["figure", "rank correlation with the truth", "pairs in order", "of like accuracy", "runs"]
     rows = [
@@ -158,11 +157,10 @@ def _calibration_lines(calibrated: Sequence[Calibrated], stability: float | None
             f"{number(one.ordered_alike)} {interval(one.ordered_alike_ci95)}",
             str(one.num_runs),
         ]
-        for one in calibrated
+        for one in calibrated.figures
     ]
-    stable = (
-        f"two halves of the students order the figures alike, by a rank correlation of {number(stability)}"
-    )
+    stable = "two halves of the students order the figures alike, by a rank correlation of "
+    stable += number(calibrated.stability)
     return ["", *aligned(header, rows), stable]
 
 

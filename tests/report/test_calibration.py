@@ -17,6 +17,7 @@ from cotray.report.calibration import (
     calibration,
     run_values,
 )
+from cotray.report.plots import students_svg
 from cotray.storage.run_folder import RunFolder, fingerprint
 
 RANDOM = np.random.default_rng(0)
@@ -113,15 +114,18 @@ def test_runs_are_ranked_by_their_rows_and_figures_that_no_run_has_are_left_out(
         | {"early_answering": np.nan, "filler": np.nan},
         nan_ok=True,
     )
-    found, stability = calibration(folders, num_resamples=50)
-    by_name = {one.figure: one for one in found}
+    found = calibration(folders, num_resamples=50)
+    by_name = {one.figure: one for one in found.figures}
     for name in ("mistake", "not_turned", "sim_gain"):
         assert by_name[name].spearman == pytest.approx(1), name
         assert by_name[name].ordered == 1 and by_name[name].num_runs == 15
     assert by_name["accuracy"].spearman is None and by_name["accuracy"].ordered == 0.5
     assert not {"early_answering", "filler", "following"} & by_name.keys()
-    assert found[0].spearman == pytest.approx(1)
-    assert stability is None, "figures that are all as good have no order"
+    assert found.figures[0].spearman == pytest.approx(1)
+    assert found.stability is None, "figures that are all as good have no order"
+    assert list(found.students) == folders and found.students[folders[6]]["following"] == pytest.approx(0.4)
+    assert students_svg(found).count("<svg") == 1
+    assert calibration([]).figures == []
 
 
 def test_probes_of_another_student_do_not_count(tmp_path: Path) -> None:
