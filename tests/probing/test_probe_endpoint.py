@@ -52,14 +52,16 @@ def rationales() -> list[Rationale]:
 
 def test_probes_of_an_endpoint_have_the_answers_and_figures_of_the_model_itself(tmp_path: Path) -> None:
     at_hand = Student(MODEL, config=CONFIG, prompt=FewShotPrompt(2), seed=0, method="few-shot")
+    model_at_hand: Any = at_hand.model
+    tokenizer: Any = at_hand.tokenizer
     prober, one_at_a_time = Prober.of(PROBING, seed=0, world=None), threading.Lock()
 
     @torch.inference_mode()
     def answering(body: dict[str, Any], _: int) -> Response:
         with one_at_a_time:
-            inputs = at_hand.tokenizer(body["prompt"], return_tensors="pt")
-            ids = at_hand.model.generate(**inputs, max_new_tokens=body["max_tokens"], do_sample=False)
-        text = at_hand.tokenizer.decode(ids[0][inputs.input_ids.shape[1] :], skip_special_tokens=True)
+            inputs = tokenizer(body["prompt"], return_tensors="pt")
+            ids = model_at_hand.generate(**inputs, max_new_tokens=body["max_tokens"], do_sample=False)
+        text = tokenizer.decode(ids[0][inputs.input_ids.shape[1] :], skip_special_tokens=True)
         return continuation(text.partition(body["stop"][0])[0])
 
     expected = probe(at_hand, prober, rationales())

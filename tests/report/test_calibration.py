@@ -54,7 +54,8 @@ def test_pairs_are_counted_as_a_loop_counts_them_ties_as_half() -> None:
     one = found(figure)
     assert one.ordered == pytest.approx(naive_order(figure, alike=False))
     assert one.ordered_alike == pytest.approx(naive_order(figure, alike=True))
-    assert one.ordered_ci95 and one.ordered_ci95[0] < one.ordered < one.ordered_ci95[1]
+    assert one.ordered is not None and one.ordered_ci95 is not None
+    assert one.ordered_ci95[0] < one.ordered < one.ordered_ci95[1]
 
 
 def test_the_rank_correlation_is_that_of_ranks_by_hand() -> None:
