@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def nodes() -> Iterator[Any]:
             yield cluster
         finally:
             cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def add_worker(cluster: Any) -> Any:
