@@ -28,6 +28,8 @@ from cotray.prompts.student import trained_prompt
 from cotray.records import FIXED_CHOICES, QAPair, StudentAnswer, Task, task_of
 from cotray.scoring.las import LasReport
 from cotray.scoring.las import las as las_of
+from cotray.storage.manifest import Manifest
+from cotray.storage.stage_states import places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,8 +95,8 @@ class Student:
         """`folder`: such as runs/mine/student; its manifest says with which tags it was trained."""
         from cotray.scoring.student import Student as TrainedStudent
 
-        manifest = Path(folder) / "manifest.json"
-        settings = json.loads(manifest.read_text("utf-8"))["settings"] if manifest.is_file() else {}
+        there = [path for path in map(Path, places(Manifest, folder)) if path.is_file()]
+        settings = json.loads(there[0].read_text("utf-8"))["settings"] if there else {}
         tags = settings.get("training", {}).get("tags", "on")
         config = ScoringConfig(max_new_tokens=max_new_tokens)
         prompt = trained_prompt(tags)

@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"storage", "data", "prompts", "models", "teacher", "training", "inference", "scoring", "quality"}
     | {"report", "export", "pools", "deployments", "tracking", "world", "probing"},
     "__init__": {"api"},
-    "api": BASE | {"data", "prompts", "teacher", "scoring"},
+    "api": BASE | {"storage", "data", "prompts", "teacher", "scoring"},
     "bench": BASE
     | {"storage", "data", "prompts", "models", "teacher", "training", "scoring", "quality", "report"}
     | {"planning", "pools", "deployments", "stages", "world"},

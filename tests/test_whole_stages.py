@@ -102,8 +102,8 @@ def test_a_damaged_or_newer_state_is_one_message_and_overwrite_makes_damaged_one
 ) -> None:
     config, folder = prepared(tmp_path)
     for state in ("manifest.json", "started.json"):
-        (tmp_path / "run" / "requests" / state).unlink(missing_ok=True)
-    (tmp_path / "run" / "requests" / name).write_text(text)
+        (tmp_path / "run/requests/.stage" / state).unlink(missing_ok=True)
+    (tmp_path / "run/requests/.stage" / name).write_text(text)
     with pytest.raises(StageError, match=said):
         prepare(config, folder)
     if "newer" in said:
@@ -115,7 +115,7 @@ def test_a_damaged_or_newer_state_is_one_message_and_overwrite_makes_damaged_one
 
 def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
     config, folder = prepared(tmp_path)
-    path = tmp_path / "run" / "requests" / "manifest.json"
+    path = tmp_path / "run/requests/.stage/manifest.json"
     tree = json.loads(path.read_text())
     tree["later"] = True
     tree["files"][0]["later"] = 1
@@ -127,7 +127,9 @@ def test_a_folder_of_an_earlier_version_is_still_read(tmp_path: Path) -> None:
     """Without a list of files, versions of rows, and settings that were not recorded then."""
     config, folder = prepared(tmp_path)
     rows = list(folder.read_records("requests", TeacherRequest))
-    path = tmp_path / "run" / "requests" / "manifest.json"
+    now = tmp_path / "run/requests/.stage/manifest.json"
+    path = tmp_path / "run/requests/manifest.json"
+    now.rename(path)
     tree = json.loads(path.read_text())
     for key in ("files", "versions", "format"):
         del tree[key]

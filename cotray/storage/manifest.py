@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 from cotray.config.references import recorded
 from cotray.errors import StageError
 
-FORMAT = 3
+FORMAT = 4
 """Of manifest.json and started.json. Format 1 had no list of files, and rows had no version; format 2 did
-not know the prompts of student and simulator."""
+not know the prompts of student and simulator; until format 3 the files lay beside the stage's own."""
+ALL_SETTINGS = 3
+"""The first format that records every setting; what an earlier one lacks is not compared."""
 RECORDED = ("cotray", "torch", "transformers", "ray", "vllm")
 
 
@@ -138,11 +140,11 @@ def fingerprint(*parts: Any) -> str:
 def changes(old: Manifest | Started, settings: dict[str, Any], input: str | None) -> list[str]:
     """What differs from these settings and this input, "key: old -> new" each; `input` None is not compared.
 
-    What an earlier version of cotray did not record, or as `auto`, is taken to be the same.
+    What a format before ALL_SETTINGS did not record, or as `auto`, is taken to be the same.
     """
     flat_old, flat_new = _flatten(old.settings), _flatten(plain(settings))
     keys = flat_old.keys() | flat_new.keys()
-    if old.format < FORMAT:
+    if old.format < ALL_SETTINGS:
         keys = {key for key, value in flat_old.items() if value != "auto"}
     found = [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"

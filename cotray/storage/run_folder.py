@@ -1,9 +1,10 @@
 """The run folder: records as Parquet, a manifest per stage, on any pyarrow filesystem (local, s3://).
 
 A file appears under its name only when it is whole, and a stage's manifest is written last. So a
-stage is in one of four states: done (manifest), under way (`started.json`), being deleted (`started.json`
-as a tombstone, which is written before the first file goes), or not begun. Every Parquet file of a stage
-carries the version of its rows, the fingerprint of settings and input; files of another are refused.
+stage is in one of four states: done (`.stage/manifest.json`), under way (`.stage/started.json`), being
+deleted (`started.json` as a tombstone, which is written before the first file goes), or not begun. Every
+Parquet file of a stage carries the version of its rows, the fingerprint of settings and input; files of
+another are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from cotray.errors import DataError, StageError
 from cotray.records import Record
 from cotray.storage.filesystems import filesystem, open_file, storage_errors
-from cotray.storage.folder import Folder, schema_of
+from cotray.storage.folder import schema_of
 from cotray.storage.manifest import (
     DamagedFile,
     FileEntry,
@@ -28,17 +29,15 @@ from cotray.storage.manifest import (
     Started,
     Work,
     changes,
-    dumped,
     fingerprint,
     installed_versions,
-    parsed,
     plain,
 )
+from cotray.storage.stage_states import STATE, STATE_FILES, StageStates
 
 __all__ = ["DeadLetter", "FileEntry", "Manifest", "RunFolder", "filesystem", "fingerprint", "schema_of"]
 
 R = TypeVar("R", bound=Record)
-State = TypeVar("State", Manifest, Started)
 CHECKPOINTS = "checkpoints"
 VERB_OF = {
     "requests": "prepare",
@@ -70,7 +69,7 @@ class DeadLetter(Record):
     prompt: str = ""
 
 
-class RunFolder(Folder):
+class RunFolder(StageStates):
     """One run's folder, with its stages."""
 
     def __init__(self, root: str) -> None:
@@ -104,16 +103,6 @@ class RunFolder(Folder):
             self.write_records(name, letters, DeadLetter)
         elif self.exists(name):
             self._delete_file(name)
-
-    def manifest(self, stage: str) -> Manifest | None:
-        """Of a finished stage; None also while it is being deleted. Raises DamagedFile."""
-        manifest = self._read_state(Manifest, stage)
-        started = self.started(stage) if manifest else None
-        return None if started and started.is_deleting else manifest
-
-    def started(self, stage: str) -> Started | None:
-        """Of a stage under way, or being deleted. Raises DamagedFile."""
-        return self._read_state(Started, stage)
 
     def require(
         self, stage: str, verb: str, *, settings: dict[str, Any] | None = None, input: str | None = None
@@ -186,7 +175,7 @@ class RunFolder(Folder):
                 )
             if is_other:
                 return self.restart(stage, settings=settings, input=input)
-            self._write_started(stage, Started(settings, input))
+            self.write_state(stage, Started(settings, input))
             return "begin"
         found = changes(there, settings, input)
         if not found:
@@ -201,13 +190,13 @@ class RunFolder(Folder):
     def restart(self, stage: str, *, settings: dict[str, Any], input: str) -> Literal["begin"]:
         """Delete all of a stage, and begin it."""
         self._clear(stage)
-        self._write_started(stage, Started(plain(settings), input))
+        self.write_state(stage, Started(plain(settings), input))
         return "begin"
 
     def abandon(self, stage: str) -> None:
         """Delete all of a stage that came to nothing, but its dead letters, which say why."""
         self._clear(stage, dead_letters=False)
-        self._delete_file(f"{stage}/started.json")
+        self._delete_state(Started, stage)
         if not self._sizes(stage):
             self.delete(stage)
 
@@ -217,7 +206,7 @@ class RunFolder(Folder):
         return any(
             name.endswith("/complete.json") if name.startswith(f"{CHECKPOINTS}/") else True
             for name in names
-            if name not in ("started.json", "manifest.json") and not name.rpartition("/")[2].startswith(".")
+            if name not in STATE_FILES and not name.rpartition("/")[2].startswith(".")
         )
 
     def finish(
@@ -242,7 +231,7 @@ class RunFolder(Folder):
             versions=installed_versions(),
             times=self._times(stage, work),
         )
-        self.write_bytes(f"{stage}/manifest.json", dumped(manifest))
+        self.write_state(stage, manifest)
         self._tidy(stage)
         return manifest
 
@@ -263,27 +252,28 @@ class RunFolder(Folder):
             self._tidy(stage)
             return "done"
         print(f"{self.uri(stage)}: {'; '.join(damage[:3])}; made again", file=sys.stderr, flush=True)
-        self._write_started(stage, Started(manifest.settings, manifest.input))
-        self._delete_file(f"{stage}/manifest.json")
+        self.write_state(stage, Started(manifest.settings, manifest.input))
+        self._delete_state(Manifest, stage)
         sizes = self._sizes(stage)
         right = {entry.name for entry in manifest.files or () if sizes.get(entry.name) == entry.size}
-        for name in sizes.keys() - right - {"started.json"}:
+        for name in sizes.keys() - right:
             self._delete_file(f"{stage}/{name}")
         return "resume"
 
     def _clear(self, stage: str, *, dead_letters: bool = True) -> None:
         """The tombstone, then the manifest, then all else: killed at any point, the next `begin` goes on."""
-        self._write_started(stage, Started({}, "", is_deleting=True))
-        self._delete_file(f"{stage}/manifest.json")
+        self.write_state(stage, Started({}, "", is_deleting=True))
+        self._delete_state(Manifest, stage)
         if dead_letters:
             for path in self.parquet_files("dead_letter"):
                 leaf = path.rpartition("/")[2]
                 if leaf.startswith(f"{stage}-"):
                     self._delete_file(f"dead_letter/{leaf}")
         for folder in self.subfolders(stage):
-            self.delete(f"{stage}/{folder}")
+            if folder != STATE:
+                self.delete(f"{stage}/{folder}")
         for name in self._sizes(stage, hidden=True):
-            if name != "started.json":
+            if name not in STATE_FILES:
                 self._delete_file(f"{stage}/{name}")
 
     def _tidy(self, stage: str) -> None:
@@ -291,8 +281,7 @@ class RunFolder(Folder):
         for folder in self.subfolders(stage):
             if folder == CHECKPOINTS or folder.startswith(".batches-"):
                 self.delete(f"{stage}/{folder}")
-        if self.exists(f"{stage}/started.json"):
-            self._delete_file(f"{stage}/started.json")
+        self._delete_state(Started, stage)
 
     def _sizes(self, stage: str, *, hidden: bool = False) -> dict[str, int]:
         """Bytes of every file below a stage's folder, without its manifest and what is only under way."""
@@ -305,16 +294,7 @@ class RunFolder(Folder):
         return {
             name: size
             for name, size in sizes.items()
-            if name not in ("manifest.json", "started.json")
+            if name not in STATE_FILES
             and not name.startswith(f"{CHECKPOINTS}/")
             and not any(part.startswith(".") for part in name.split("/"))
         }
-
-    def _read_state(self, kind: type[State], stage: str) -> State | None:
-        name = f"{stage}/{'manifest' if kind is Manifest else 'started'}.json"
-        if not self.exists(name):
-            return None
-        return parsed(kind, self.read_bytes(name), where=self.uri(name))
-
-    def _write_started(self, stage: str, started: Started) -> None:
-        self.write_bytes(f"{stage}/started.json", dumped(started))

@@ -53,10 +53,10 @@ def test_an_interrupted_stage_makes_what_is_missing_and_ends_with_the_same_rows(
 
 
 def test_a_finished_stage_is_skipped_and_the_verb_shows_its_figures(assessed: Path) -> None:
-    before = (assessed / "assessments" / "manifest.json").stat().st_mtime_ns
+    before = (assessed / "assessments/.stage/manifest.json").stat().st_mtime_ns
     shown = assess_verb(config_of(assessed), False)
     assert "88 in, 88 out" in shown and "num_words" in shown
-    assert (assessed / "assessments" / "manifest.json").stat().st_mtime_ns == before
+    assert (assessed / "assessments/.stage/manifest.json").stat().st_mtime_ns == before
 
 
 def test_train_leaves_out_and_weighs_down_what_the_rules_catch(assessed: Path) -> None:
@@ -111,7 +111,7 @@ def test_train_refuses_scores_that_are_missing_or_of_other_settings_or_rationale
     with pytest.raises(StageError, match="max_new_tokens: 4 -> 5"):
         train(config_of(assessed, rules=RULES, max_new_tokens=5))
     shutil.copytree(assessed / "assessments", tmp_path / "run" / "assessments")
-    manifest = tmp_path / "run" / "assessments" / "manifest.json"
+    manifest = tmp_path / "run" / "assessments/.stage/manifest.json"
     fields = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(fields | {"input": "another"}))
     with pytest.raises(StageError, match="its input changed"):

@@ -66,7 +66,7 @@ def without_conseq(config: RunConfig) -> RunConfig:
 
 def stamps(run_dir: Path) -> dict[str, int]:
     """When each finished step's manifest was written."""
-    paths = {step: run_dir / step / "manifest.json" for step in STEPS}
+    paths = {step: run_dir / step / ".stage/manifest.json" for step in STEPS}
     return {step: path.stat().st_mtime_ns for step, path in paths.items() if path.exists()}
 
 

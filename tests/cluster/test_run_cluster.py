@@ -88,7 +88,9 @@ def test_submitted_job_leaves_every_named_part_of_the_run_folder(finished: Path)
     }
     assert len(list((method / "cards").iterdir())) == 2
     for stage in STAGES:
-        assert (method / stage / "manifest.json").is_file() and not (method / stage / "started.json").exists()
+        assert (method / stage / ".stage/manifest.json").is_file() and not (
+            method / stage / ".stage/started.json"
+        ).exists()
     for model in ("student", "simulator"):
         assert (method / model / "model.safetensors").is_file()
     template = (method / "student/chat_template.jinja").read_text()
@@ -170,7 +172,7 @@ def test_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(nodes: LocalClu
     options = [f"run_dir={finished / METHOD}", "teacher.model=random:nonsense", "--overwrite"]
     result = job(nodes, "generate", *options)
     assert result.returncode == 2, tail(result)
-    assert (finished / METHOD / "rationales/manifest.json").is_file()
+    assert (finished / METHOD / "rationales/.stage/manifest.json").is_file()
     assert "known architectures are" in result.stderr
     assert "Traceback" not in result.stderr
 

@@ -165,7 +165,7 @@ def test_a_dry_run_shows_what_is_done_what_it_takes_and_what_overwrite_deletes(t
     capsys.readouterr()
     assert job("run", ["-c", str(path), "--dry-run"]) == 0
     plan = capsys.readouterr().out
-    manifest = json.loads((tmp_path / "run/greedy/requests/manifest.json").read_text())
+    manifest = json.loads((tmp_path / "run/greedy/requests/.stage/manifest.json").read_text())
     num_factual = manifest["metrics"]["kind/factual"]
     assert "  prepare   done, 24 rows\n" in plan
     assert (

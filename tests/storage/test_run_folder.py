@@ -141,11 +141,11 @@ def test_a_stage_begins_resumes_and_is_done(tmp_path):
     folder = RunFolder(str(tmp_path))
     assert folder.manifest("requests") is None
     assert begin(folder) == "begin"
-    assert files_below(tmp_path) == ["requests/started.json"]
+    assert files_below(tmp_path) == ["requests/.stage/started.json"]
     assert begin(folder) == "resume"
     finished = folder.finish(manifest_of(metrics={"split/train": 2}))
     assert finished.num_out == 2 and "torch" in finished.versions and finished.files == ()
-    assert files_below(tmp_path) == ["requests/manifest.json"]
+    assert files_below(tmp_path) == ["requests/.stage/manifest.json"]
     assert begin(folder) == "done"
     assert folder.manifest("requests") == finished
 
@@ -173,7 +173,7 @@ def test_overwrite_deletes_what_was_made_otherwise(tmp_path):
     folder.write_bytes("requests/part-0.parquet", b"old")
     assert begin(folder, overwrite=True) == "resume"  # the same configuration, under way
     assert begin(folder, overwrite=True, seed=43) == "begin"
-    assert files_below(tmp_path) == ["requests/started.json"]
+    assert files_below(tmp_path) == ["requests/.stage/started.json"]
     folder.finish(manifest_of(settings=SETTINGS | {"seed": 43}))
     assert begin(folder, overwrite=True, seed=43) == "done"  # the same configuration, done
 

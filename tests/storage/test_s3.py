@@ -96,7 +96,7 @@ def test_prepare_runs_from_s3_to_s3_and_is_done_the_second_time(s3):
     keys = [item["Key"] for item in s3.list_objects_v2(Bucket="cotray-test", Prefix="run/")["Contents"]]
     assert [key for key in keys if not key.endswith("/")] == [
         "run/dead_letter/requests-part-00000.parquet",
-        "run/requests/manifest.json",
+        "run/requests/.stage/manifest.json",
         "run/requests/part-00000.parquet",
     ]
 

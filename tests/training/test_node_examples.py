@@ -16,7 +16,7 @@ from cotray.models.sequences import encode
 from cotray.records import TrainExample
 from cotray.stages.examples import Source
 from cotray.stages.examples import make_examples as make_stage
-from cotray.storage.manifest import Manifest
+from cotray.storage.manifest import Manifest, Started
 from cotray.storage.run_folder import DeadLetter, RunFolder
 from cotray.training.examples import Examples
 from cotray.training.node_examples import StageExamples
@@ -94,20 +94,14 @@ def test_a_row_over_the_limit_is_a_dead_letter_and_never_cut(tmp_path: Path) -> 
 def test_an_interrupted_stage_makes_only_the_shards_that_are_not_there(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     whole = stage_of(folder, [ROWS[:5], ROWS[5:]])
-    (tmp_path / "examples/manifest.json").unlink()
+    (tmp_path / "examples/.stage/manifest.json").unlink()
     (tmp_path / "examples/rationales-part-00001.parquet").unlink()
     first = tmp_path / "examples/rationales-part-00000.parquet"
     before = first.stat().st_mtime_ns
-    folder._write_started("examples", _started(whole))
+    folder.write_state("examples", Started(whole.settings, whole.input))
     again = stage_of(folder, [ROWS[:5], ROWS[5:]])
     assert again.files == whole.files and again.metrics == whole.metrics
     assert first.stat().st_mtime_ns == before
-
-
-def _started(manifest: Manifest):
-    from cotray.storage.manifest import Started
-
-    return Started(manifest.settings, manifest.input)
 
 
 def test_a_finished_stage_is_kept_and_made_again_for_another_limit(
