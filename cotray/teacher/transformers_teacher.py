@@ -301,7 +301,9 @@ class TransformersTeacher:
             error = (logits_RV - reference_V).abs().max().item() / reference_V.abs().max().item()
         except (TypeError, AttributeError, RuntimeError, LookupError, ValueError) as problem:
             raise self._unsupported(f"{type(problem).__name__}: {problem}") from problem
-        if not error < (1e-3 if self.model.dtype == torch.float32 else 0.1):
+        # Quantised layers may round what they read, by the largest of all rows of a batch.
+        is_exact = self.model.dtype == torch.float32 and not getattr(self.model, "is_quantized", False)
+        if not error < (1e-3 if is_exact else 0.1):
             raise self._unsupported(f"logits differ by {error:.1%} from the model's own")
 
     def _unsupported(self, detail: str) -> ConfigError:
