@@ -239,11 +239,13 @@ def _trl(precision: Dtype, gate: Gate, num_steps: int) -> None:
         disable_tqdm=True,
         use_cpu=True,
     )
+    tokenizer: Any = load_tokenizer(MODEL)
+    tokenizer.split_special_tokens = False  # TRL writes the end of a text as text
     trainer = SFTTrainer(
         model=cast(Any, _model()),
         args=settings,
         train_dataset=Dataset.from_list(rows),
-        processing_class=cast(Any, load_tokenizer(MODEL)),
+        processing_class=tokenizer,
         callbacks=[Turns()],
     )
     trainer.train()

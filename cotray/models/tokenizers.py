@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def prepared(tokenizer: Any, name: str, *, is_encoder_decoder: bool) -> PreTrainedTokenizerBase:
-    """A loaded tokenizer with a padding token, which for a decoder-only model puts no end behind a text.
+    """A loaded tokenizer with a padding token, which for a decoder-only model puts no end behind a text, and
+    which reads no special token out of a text.
 
     Raises ConfigError where it has no fast form, which gives the offsets of tokens, or no end of sequence.
     """
@@ -32,6 +33,8 @@ def prepared(tokenizer: Any, name: str, *, is_encoder_decoder: bool) -> PreTrain
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # "<|im_end|>" in a question is text; as a token it would end it, for whoever wrote the question.
+    tokenizer.split_special_tokens = True
     if not is_encoder_decoder:
         _end_no_text(tokenizer)
     return tokenizer

@@ -51,7 +51,11 @@ def chat_template(tokenizer, tag: str) -> str | None:
         template = _TEMPLATE.replace("TAG", json.dumps(f"{tag} " if tag else ""))
         template = template.replace("BEGIN", json.dumps(begin + space))
         found = tokenizer.apply_chat_template(
-            asked, chat_template=template, add_generation_prompt=True, return_dict=False
+            asked,
+            chat_template=template,
+            add_generation_prompt=True,
+            return_dict=False,
+            tokenizer_kwargs={"split_special_tokens": False},
         )
         if found == wanted:
             return template

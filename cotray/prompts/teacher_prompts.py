@@ -53,10 +53,13 @@ class TeacherPrompts:
     tokenizer: Any
     own: Demonstrations | None = None
     _shared: dict[Task, str] = field(default_factory=dict)
+    _special: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError where the tokenizer cannot put a chat, before any row is made."""
         if self.config.prompt == "chat":
+            known = self.tokenizer.added_tokens_decoder.values()
+            self._special = tuple(str(token) for token in known if token.special)
             self._rendered(_turns("?"))
 
     def render(self, request: TeacherRequest) -> TeacherPrompt:
@@ -64,22 +67,24 @@ class TeacherPrompts:
         if self.config.prompt == "completion":
             return render_request(request, **self._of_completion())
         opening = self._opening(request)
+        target, contrast = map(self._without_special, (request.target_answer, request.contrast_answer))
         return TeacherPrompt(
-            self._shared_opening(request.task, opening),
-            f"{opening} {request.target_answer}.",
-            f"{opening} {request.contrast_answer}.",
+            self._shared_opening(request.task, opening), f"{opening} {target}.", f"{opening} {contrast}."
         )
 
     def choices(self, pair: QAPair) -> tuple[str, list[str]]:
         """The prompt up to the answer, and every choice as its continuation."""
         if self.config.prompt == "completion":
             return render_choices(pair, **self._of_completion())
-        return self._opening(pair), [f" {choice}." for choice in pair.choices]
+        return self._opening(pair), [f" {self._without_special(choice)}." for choice in pair.choices]
 
     def ids(self, text: str) -> list[int]:
-        """A chat template writes special tokens itself; a second beginning of text would be a fault."""
+        """A chat template writes special tokens itself; a second beginning of text would be a fault.
+        Elsewhere what looks like one is text."""
         is_completion = self.config.prompt == "completion"
-        return self.tokenizer(text, add_special_tokens=is_completion).input_ids
+        return self.tokenizer(
+            text, add_special_tokens=is_completion, split_special_tokens=is_completion
+        ).input_ids
 
     def _of_completion(self) -> dict[str, Any]:
         begin = f"{self.config.instructions.strip()}\n\n" if self.config.instructions else ""
@@ -118,9 +123,18 @@ class TeacherPrompts:
         return self._apply([first, *turns[1:]])
 
     def _apply(self, messages: Sequence[dict[str, str]]) -> str:
+        told = [one | {"content": self._without_special(one["content"])} for one in messages]
         return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **self.config.template_args
+            told, tokenize=False, add_generation_prompt=True, **self.config.template_args
         )
+
+    def _without_special(self, text: str) -> str:
+        """The template's special tokens are read from the same text as what people wrote. A space in theirs
+        makes them text: "< |im_end|>"."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
 
     def _placed(self, opening: str) -> str:
         """The opening with its thinking block open or closed, as `rationale_in` says."""

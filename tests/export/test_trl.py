@@ -38,6 +38,7 @@ def loaded(folder: Path, tmp_path: Path, config: str = "default") -> Dataset:
 def student() -> tuple[Any, Any]:
     model, tokenizer = load_model(MODEL, dtype=torch.float32), load_tokenizer(MODEL)
     ChatSettings("[factual]", 64).put_on(model, tokenizer)
+    tokenizer.split_special_tokens = False  # as in every tokenizer that is read from a folder
     return model.train(), tokenizer
 
 
