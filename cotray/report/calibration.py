@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.stats import spearmanr
 
-from cotray.report.comparison import STUDENT_FIGURES, Figure, columns_of
+from cotray.report.comparison import STUDENT_FIGURES, Figure, columns_of, compare
 from cotray.report.run_columns import run_columns
 from cotray.scoring.statistics import interval
 from cotray.storage.run_folder import RunFolder
@@ -83,12 +83,8 @@ def run_values(folder: RunFolder) -> dict[str, float]:
     rows = run_columns(folder)
     columns = columns_of([rows], sorted(rows))
     figures: Mapping[str, Figure] = COMPARED | {TRUTH: STUDENT_FIGURES[TRUTH]}
-    values = {}
-    for name, figure in figures.items():
-        has_all = ~np.any([np.isnan(columns[need]).any(0) for need in figure.needs], axis=0)
-        kept = {need: columns[need][:, has_all] for need in figure.needs}
-        values[name] = float(figure.value(kept)[0]) if has_all.any() else np.nan
-    return values
+    found = {name: compare(columns, None, figure, num_resamples=0).value for name, figure in figures.items()}
+    return {name: np.nan if value is None else value for name, value in found.items()}
 
 
 def calibrated(

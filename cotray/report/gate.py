@@ -13,6 +13,7 @@ from cotray.config import RunConfig
 from cotray.errors import DataError
 from cotray.report.comparison import STUDENT_FIGURES, Columns, columns_of, difference
 from cotray.report.run_columns import run_columns
+from cotray.report.scored_runs import scored_runs
 from cotray.report.table import interval, number
 from cotray.storage.run_folder import RunFolder
 
@@ -91,15 +92,9 @@ def _questions(folder: RunFolder) -> dict[str, dict[str, float]]:
 
 
 def _scored(config: RunConfig) -> RunFolder:
-    """The run in `run_dir` itself, or that of `method` below it."""
-    root = RunFolder(config.run_dir)
-    if root.manifest("simulations"):
-        return root
-    below = {method: RunFolder(config.for_method(method).run_dir) for method in config.methods}
-    scored = [method for method, folder in below.items() if folder.manifest("simulations")]
-    if config.method in scored:
-        return below[config.method]
-    if len(scored) == 1:
-        return below[scored[0]]
+    """The run of `method`, or the only one that there is."""
+    scored = scored_runs(config)
+    if config.method in scored or len(scored) == 1:
+        return scored.get(config.method) or next(iter(scored.values()))
     way_out = f"choose one with method=NAME: {', '.join(scored)}" if scored else "run `cotray score` first"
-    raise DataError(f"{root.root}: nothing is scored of {config.method}; {way_out}")
+    raise DataError(f"{config.run_dir}: nothing is scored of {config.method}; {way_out}")

@@ -14,6 +14,7 @@ from cotray.report.html import render_html
 from cotray.report.method_report import Example, MethodExample, MethodReport
 from cotray.report.probed_examples import probed_examples
 from cotray.report.run_columns import probing_of
+from cotray.report.scored_runs import scored_runs
 from cotray.report.table import probing_lines, text_table
 from cotray.report.verdicts import differences, verdicts
 from cotray.seeds import digest
@@ -26,7 +27,10 @@ NUM_EXAMPLES = 8
 def report(config: RunConfig) -> str:
     """Write report.json and report.html for all finished methods; returns tables and verdicts as text."""
     root = RunFolder(config.run_dir)
-    folders = [(_label(method, folder), folder) for method, folder in _finished_methods(config, root)]
+    scored = scored_runs(config)
+    if not scored:
+        raise DataError(f"{root.root}: nothing is scored yet; run `cotray run` or the single verbs first")
+    folders = [(_label(method, folder), folder) for method, folder in scored.items()]
     methods = [_method_report(method, folder) for method, folder in folders]
     simulations = [{s.id: s for s in folder.read_records("simulations", Simulation)} for _, folder in folders]
     pairs = differences([m.method for m in methods], simulations, seed=config.seed)
@@ -54,17 +58,6 @@ def report(config: RunConfig) -> str:
     tables = [text_table(methods, pairs)]
     tables += [f"{m.method}:\n{probing_lines(m.probing)}" for m in methods if m.probing]
     return "\n".join(["\n\n".join(tables), "", f"report: {root.uri('report.html')}", "", *said])
-
-
-def _finished_methods(config: RunConfig, root: RunFolder) -> list[tuple[str, RunFolder]]:
-    """Methods with figures: those below the run folder, or the one it was itself made by."""
-    if root.manifest("simulations"):
-        return [(config.method, root)]
-    below = [(method, RunFolder(config.for_method(method).run_dir)) for method in config.methods]
-    finished = [(method, folder) for method, folder in below if folder.manifest("simulations")]
-    if not finished:
-        raise DataError(f"{root.root}: nothing is scored yet; run `cotray run` or the single verbs first")
-    return finished
 
 
 def _label(method: str, folder: RunFolder) -> str:

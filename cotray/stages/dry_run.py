@@ -10,11 +10,11 @@ from cotray.data.readers import read_rows
 from cotray.errors import CotrayError
 from cotray.pools.ray_cluster import cluster, is_local
 from cotray.pools.resources import Need
-from cotray.stages.overwrite_preview import SETTINGS, overwrite_preview
+from cotray.stages.overwrite_preview import overwrite_preview, stage_changes
 from cotray.stages.preflight import notes, problems
 from cotray.stages.probe import cost
 from cotray.stages.stage_needs import STAGE_OF, needs_of_stage, stages_of
-from cotray.storage.manifest import DamagedFile, changes
+from cotray.storage.manifest import DamagedFile
 from cotray.storage.run_folder import RunFolder
 
 MAX_COUNTED = 100_000
@@ -60,9 +60,8 @@ def _state(config: RunConfig, stage: str) -> tuple[str, bool]:
     """What is there of a stage, and whether it is finished under this configuration."""
     folder = RunFolder(config.run_dir)
     try:
-        manifest, started = folder.manifest(stage), folder.started(stage)
+        (manifest, different), started = stage_changes(config, stage), folder.started(stage)
         if manifest is not None:
-            different = changes(manifest, SETTINGS[stage](config), None)
             if different:
                 return f"made under another configuration ({'; '.join(different)}); needs --overwrite", False
             return f"done, {manifest.num_out:,} rows", True

@@ -33,6 +33,12 @@ SETTINGS = {
 }
 
 
+def stage_changes(config: RunConfig, stage: str) -> tuple[Manifest | None, list[str]]:
+    """A stage's manifest, if it is finished, and which of its settings the configuration has otherwise."""
+    manifest = RunFolder(config.run_dir).manifest(stage)
+    return manifest, [] if manifest is None else changes(manifest, SETTINGS[stage](config), None)
+
+
 def overwrite_preview(config: RunConfig, verb: str) -> str:
     """A line for each finished stage that the verb makes: kept, or deleted, why, and what it holds."""
     folder, changed, lines = RunFolder(config.run_dir), set[str](), []

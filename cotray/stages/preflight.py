@@ -34,7 +34,7 @@ from cotray.pools.resources import (
     unmet,
     way_out,
 )
-from cotray.stages.overwrite_preview import SETTINGS
+from cotray.stages.overwrite_preview import stage_changes
 from cotray.stages.stage_needs import (
     STAGE_OF,
     Model,
@@ -44,8 +44,7 @@ from cotray.stages.stage_needs import (
     stages_of,
 )
 from cotray.storage.filesystems import delete_file, filesystem, reason_of, storage_errors, write_file
-from cotray.storage.manifest import DamagedFile, changes
-from cotray.storage.run_folder import RunFolder
+from cotray.storage.manifest import DamagedFile
 from cotray.tracking.tracking import check_tracking
 
 CONNECT_S = 3.0
@@ -144,8 +143,8 @@ def _is_there(config: RunConfig, stage: str) -> bool:
     """Finished with the settings at hand. One with others would be made anew by `--overwrite`, which deletes
     it first."""
     try:
-        manifest = RunFolder(config.run_dir).manifest(stage)
-        return manifest is not None and not changes(manifest, SETTINGS[stage](config), None)
+        manifest, changed = stage_changes(config, stage)
+        return manifest is not None and not changed
     except (DamagedFile, CotrayError):  # told by the stage, or below
         return False
 
