@@ -16,6 +16,7 @@ from typing import Any
 from cotray.config import DataConfig, DecodingConfig, RunConfig, TeacherConfig
 from cotray.data.perturbation import Source, requests_of
 from cotray.data.prepare import each_row
+from cotray.errors import DataError
 from cotray.models.loading import load_for_inference
 from cotray.pools.progress import progress_bar
 from cotray.prompts.teacher import render_request
@@ -92,11 +93,14 @@ def bench_teacher(
 
 
 def teacher_requests(data: str, num_questions: int) -> list[TeacherRequest]:
-    """The factual requests of the first usable questions."""
+    """The factual requests of the first usable questions; DataError where there are none."""
     config = RunConfig(data=DataConfig(path=data))
     source = Source(config.seed)
-    rows = (row for row in each_row(config, lambda pair: pair) if isinstance(row, QAPair))
-    return [requests_of(pair, "wrong", source)[0] for pair in itertools.islice(rows, num_questions)]
+    rows = (row for row in each_row(config, lambda question: question.pair) if isinstance(row, QAPair))
+    requests = [requests_of(pair, "wrong", source)[0] for pair in itertools.islice(rows, num_questions)]
+    if not requests:
+        raise DataError(f"{data}: no usable question; `cotray init` with it says what its rows are")
+    return requests
 
 
 def _timed(measured: Measured, teacher: TransformersTeacher, requests: Sequence[TeacherRequest]) -> list[Any]:

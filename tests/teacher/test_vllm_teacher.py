@@ -191,6 +191,7 @@ def test_smollm2_gives_the_transformers_engines_tokens(methods: tuple[str, ...],
 
     model, requests = "embedded:smollm2-135m-instruct", teacher_requests("sample", 6)
     expected = in_process(decode_all, "transformers", model, methods, mask, requests)
+    assert [len(tokens) for tokens in expected.values()] == [6] * len(methods)
     assert in_process(decode_all, "vllm", model, methods, mask, requests) == expected
 
 
