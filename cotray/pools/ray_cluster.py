@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,13 +111,14 @@ def _fatal_errors_only() -> Iterator[None]:
     connect: Any = getattr(worker, "connect", None)
 
     def quietly(*args: Any, **options: Any) -> Any:
-        before = os.environ.get(LOG_LEVEL)
-        os.environ.setdefault(LOG_LEVEL, "fatal")
-        try:
+        if LOG_LEVEL in os.environ:
             return connect(*args, **options)
+        os.environ[LOG_LEVEL] = "fatal"
+        try:
+            with _without_line(f"from environment variable {LOG_LEVEL}"):
+                return connect(*args, **options)
         finally:
-            if before is None:
-                del os.environ[LOG_LEVEL]
+            del os.environ[LOG_LEVEL]
 
     if connect is None:
         yield
@@ -126,6 +128,23 @@ def _fatal_errors_only() -> Iterator[None]:
         yield
     finally:
         worker.connect = connect
+
+
+@contextlib.contextmanager
+def _without_line(part: str) -> Iterator[None]:
+    """What is written to the terminal inside comes after it, but for lines with `part`."""
+    with tempfile.TemporaryFile() as said:
+        terminal = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            said.seek(0)
+            for line in said:
+                if part.encode() not in line:
+                    os.write(2, line)
 
 
 @contextlib.contextmanager

@@ -178,14 +178,23 @@ def test_a_body_that_does_not_come_has_a_deadline_of_its_own(lines: tuple[str, .
     assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer.lower()
 
 
-def test_rows_of_many_requests_leave_places_for_answers() -> None:
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({"max_queued": 16}, 4),
+        ({"student": {"max_batch_size": 3, "replicas": {"min": 1, "max": 2}}}, 3),
+        ({"max_queued": 4, "student": {"max_batch_size": 1, "replicas": {"min": 1, "max": 1}}}, 1),
+    ],
+    ids=["a quarter of the queue", "half of the batches", "one at least"],
+)
+def test_rows_of_many_requests_leave_places_for_answers(limits: dict[str, Any], most: int) -> None:
     async def ask() -> tuple[int, int, int]:
         backend = Slow()
-        of = keyed(backend, "a", max_queued=16)
+        of = keyed(backend, "a", **limits)
         async with of("a") as http:
             body = {"rows": [ROW] * 50, "num_resamples": 100}
             batches = [asyncio.ensure_future(http.post("/v1/las", json=body)) for _ in range(4)]
-            await until(lambda: backend.simulating >= 4)
+            await until(lambda: backend.simulating >= most)
             for _ in range(100):  # more of them could come
                 await asyncio.sleep(0)
             status = (await http.post("/v1/answer", json=QUESTION)).status_code
@@ -193,7 +202,7 @@ def test_rows_of_many_requests_leave_places_for_answers() -> None:
             lines = [(await batch).text.splitlines() for batch in batches]
             return status, backend.most, sum(len(each) for each in lines)
 
-    assert asyncio.run(asyncio.wait_for(ask(), 60)) == (200, 4, 4 * 51)
+    assert asyncio.run(asyncio.wait_for(ask(), 60)) == (200, most, 4 * 51)
 
 
 def test_a_key_that_asks_for_all_places_leaves_some_to_the_others() -> None:
