@@ -5,7 +5,6 @@ torch and transformers are imported inside the functions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +67,6 @@ def read_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    # torch reads it when it is imported, which a forked worker was before Ray said how many threads it has.
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-        torch.set_num_threads(int(threads))
     config = _from_hub(AutoConfig, name, revision=revision)
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Weights of another size are told of below, with those that are missing.

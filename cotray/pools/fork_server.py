@@ -214,10 +214,34 @@ def _forked(
     # As a new Python reads it, behind the folder of the script.
     own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[1:1] = [path for path in own if path not in sys.path]
-    if "torch" in sys.modules and (threads := environment.get("OMP_NUM_THREADS", "")).isdigit():
-        sys.modules["torch"].set_num_threads(int(threads))  # it reads the variable when it is imported
+    if "torch" in sys.modules:
+        _count_threads()
+        if Path(arguments[0]).name == "default_worker.py":
+            _count_threads_when_ray_does()
     atexit.register(_leave)  # the last of them to be called
     return lambda: runpy.run_path(arguments[0], run_name="__main__")
+
+
+def _count_threads() -> None:
+    """torch reads the variable when it is imported, which was before it was set for this process."""
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        sys.modules["torch"].set_num_threads(int(threads))
+
+
+def _count_threads_when_ray_does() -> None:
+    """Ray sets the variable when it gives a worker its CPUs, by a function that is not a public one."""
+    from ray._private import utils
+
+    count: Any = getattr(utils, "set_omp_num_threads_if_unset", None)
+
+    def counted() -> bool:
+        is_set = count()
+        if is_set:
+            _count_threads()
+        return is_set
+
+    if count is not None:
+        utils.set_omp_num_threads_if_unset = counted
 
 
 def _leave() -> None:

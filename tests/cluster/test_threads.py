@@ -8,7 +8,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("shared_cluster")]
 
 
 @pytest.mark.parametrize("num_cpus", [1, 2, 3])
-def test_a_worker_that_has_loaded_a_model_has_a_thread_for_each_of_its_cpus(num_cpus: int) -> None:
+def test_a_forked_worker_has_a_thread_for_each_of_its_cpus(num_cpus: int) -> None:
     import ray
 
     @ray.remote(num_cpus=num_cpus)
@@ -18,9 +18,6 @@ def test_a_worker_that_has_loaded_a_model_has_a_thread_for_each_of_its_cpus(num_
         was_imported = "torch" in sys.modules
         import torch
 
-        from cotray.models.loading import load_model
-
-        load_model("random:llama", dtype=torch.float32)
         return was_imported, torch.get_num_threads()
 
     assert ray.get(threads.remote()) == (True, num_cpus)
