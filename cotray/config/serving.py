@@ -71,8 +71,8 @@ class ServingConfig(Config):
     """Of one /v1/las request."""
     max_queued: int = Field(default=64, ge=1)
     """Requests at the models, of one ingress replica; more are answered 503 with Retry-After. Rows of
-    /v1/las, and answers of a request for several, are a quarter of them and half of the students' batches at
-    most, and every key has an equal share that others cannot take."""
+    /v1/las, and answers of a request for several, are a quarter of them at most, and answers to them
+    half of the students' batches. Every key has an equal share that others cannot take."""
     requests_per_minute: int = Field(default=0, ge=0)
     """Of one key, at one ingress replica, each row of /v1/las and each answer of a request for several as
     one; 0 = no limit. More are answered 429 with Retry-After."""

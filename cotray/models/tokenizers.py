@@ -6,6 +6,7 @@ transformers is imported inside the functions.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from cotray.errors import ConfigError
@@ -35,9 +36,35 @@ def prepared(tokenizer: Any, name: str, *, is_encoder_decoder: bool) -> PreTrain
         tokenizer.pad_token = tokenizer.eos_token
     # "<|im_end|>" in a question is text; as a token it would end it, for whoever wrote the question.
     tokenizer.split_special_tokens = True
+    tokenizer.init_kwargs.pop("split_special_tokens", None)  # or it would be exported with a student
+    _break_special_words(tokenizer)
     if not is_encoder_decoder:
         _end_no_text(tokenizer)
     return tokenizer
+
+
+def _break_special_words(tokenizer: Any) -> None:
+    """A vocabulary of words or pieces (T5's) has its special tokens among them, and finds them in a text. A
+    space in it, as in "< /s>", makes them several."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if state["model"]["type"] == "BPE":
+        return
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    rests: dict[str, list[str]] = {}
+    for token in special:
+        if len(token) > 1:
+            rests.setdefault(token[0], []).append(re.escape(token[1:]))
+    breaks = [
+        {
+            "type": "Replace",
+            "pattern": {"Regex": f"{re.escape(first)}(?={'|'.join(rest)})"},
+            "content": f"{first} ",
+        }
+        for first, rest in rests.items()
+    ]
+    own = [] if state["normalizer"] is None else [state["normalizer"]]
+    state["normalizer"] = {"type": "Sequence", "normalizers": [*breaks, *own]}
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(state))
 
 
 def _end_no_text(tokenizer: Any) -> None:

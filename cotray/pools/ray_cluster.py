@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from cotray.config import RayConfig, StorageConfig
 from cotray.errors import ConfigError
@@ -16,7 +14,6 @@ from cotray.storage.filesystems import environment
 
 HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 """From tasks and actors that have asked for none; Ray would let them use the first one."""
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 _is_own = False
 """Whether the cluster is one that this process has started for itself."""
 
@@ -80,16 +77,15 @@ def _local(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     with fork_server() as runtime_env, short_starts():
-        with _fatal_errors_only():
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus,
-                object_store_memory=config.object_store_mib << 20,
-                include_dashboard=False,
-                runtime_env=runtime_env,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib << 20,
+            include_dashboard=False,
+            runtime_env=runtime_env,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
         global _is_own
         _is_own = True
         try:
@@ -99,67 +95,17 @@ def _local(config: RayConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _fatal_errors_only() -> Iterator[None]:
-    """What Ray's core writes to this process's terminal, past Python, when it joins a cluster inside.
-
-    It calls it an error that Ray Data's workers get arguments by reference, in every run. Nodes and workers
-    have started before, and write their logs as ever. The function is not a public one of Ray: without it
-    the terminal has more to read.
-    """
-    from ray._private import worker
-
-    connect: Any = getattr(worker, "connect", None)
-
-    def quietly(*args: Any, **options: Any) -> Any:
-        if LOG_LEVEL in os.environ:
-            return connect(*args, **options)
-        os.environ[LOG_LEVEL] = "fatal"
-        try:
-            with _without_line(f"from environment variable {LOG_LEVEL}"):
-                return connect(*args, **options)
-        finally:
-            del os.environ[LOG_LEVEL]
-
-    if connect is None:
-        yield
-        return
-    worker.connect = quietly
-    try:
-        yield
-    finally:
-        worker.connect = connect
-
-
-@contextlib.contextmanager
-def _without_line(part: str) -> Iterator[None]:
-    """What is written to the terminal inside comes after it, but for lines with `part`."""
-    with tempfile.TemporaryFile() as said:
-        terminal = os.dup(2)
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            said.seek(0)
-            for line in said:
-                if part.encode() not in line:
-                    os.write(2, line)
-
-
-@contextlib.contextmanager
 def _running(address: str, storage: StorageConfig | None) -> Iterator[None]:
     import ray
 
     variables = dict([HIDES_GPUS]) | (environment(storage) if storage else {})
     try:
-        with _fatal_errors_only():
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": variables},
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-            )
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": variables},
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
     except ConnectionError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(

@@ -59,7 +59,7 @@ class TeacherPrompts:
         """Raises ConfigError where the tokenizer cannot put a chat, before any row is made."""
         if self.config.prompt == "chat":
             known = self.tokenizer.added_tokens_decoder.values()
-            self._special = tuple(str(token) for token in known if token.special)
+            self._special = tuple(str(token) for token in known if token.special or _is_tag(str(token)))
             self._rendered(_turns("?"))
 
     def render(self, request: TeacherRequest) -> TeacherPrompt:
@@ -149,6 +149,11 @@ class TeacherPrompts:
             other = self._opening(QAPair("", task, "?", ("?", "!"), ""))
             self._shared[task] = _common_begin(other, opening)
         return _common_begin(self._shared[task], opening)
+
+
+def _is_tag(token: str) -> bool:
+    """As templates write roles and thinking; some models have them as tokens that are not called special."""
+    return len(token) > 2 and token[0] + token[-1] in ("<>", "[]")
 
 
 def _common_begin(first: str, second: str) -> str:

@@ -79,9 +79,10 @@ class Service:
         self.places = FairShare(config.max_queued, num_keys=len(keys))
         self.under_way = FairShare(UNDER_WAY * config.max_queued, num_keys=len(keys))
         self.batches = FairShare(MAX_BATCHES, num_keys=len(keys))
-        # A single answer that comes while they are in the model waits for half a batch, and is in the next.
-        in_batches = config.student.replicas.max * config.student.max_batch_size // 2
-        self.row_places = asyncio.Semaphore(max(1, min(config.max_queued // 4, in_batches)))
+        self.row_places = asyncio.Semaphore(max(1, config.max_queued // 4))
+        # A single answer that comes while they are in the student waits for half a batch, and is in the next.
+        in_batches = max(1, config.student.replicas.min) * config.student.max_batch_size // 2
+        self.answer_places = asyncio.Semaphore(max(1, in_batches))
         self.rows_of_key = defaultdict[bytes, asyncio.Semaphore](lambda: asyncio.Semaphore(ROWS_AT_ONCE))
         self.num_answered = dict.fromkeys(backend.shares, 0)
         """Live answers by version, since this process began."""
@@ -153,7 +154,7 @@ class Service:
             return [await self.call(key, ask, model, asked[0][0], None, asked[0][1])]
 
         async def one(pair: QAPair, decoding: Decoding) -> Reply:
-            async with self.row_place(key):
+            async with self.row_place(key), self.answer_places:
                 return await self.call_patiently(key, ask, model, pair, None, decoding)
 
         asking = [asyncio.ensure_future(one(pair, decoding)) for pair, decoding in asked]

@@ -56,7 +56,8 @@ async def _simulations(
         async with service.row_place(key):
             rationale, answer = row.rationale, row.answer
             if rationale is None or answer is None:
-                reply = await service.call_patiently(key, service.backend.answer, model, pair, None)
+                async with service.answer_places:
+                    reply = await service.call_patiently(key, service.backend.answer, model, pair, None)
                 rationale, answer = reply.rationale, reply.answer
             asked = student_row(pair, rationale, answer)
             return await service.call_patiently(key, service.backend.simulate, model, asked)

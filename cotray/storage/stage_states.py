@@ -49,6 +49,6 @@ class StageStates(Folder):
         self.write_bytes(places(type(state), stage)[0], dumped(state))
 
     def _delete_state(self, kind: type[Manifest | Started], stage: str) -> None:
-        for name in places(kind, stage):
+        for name in reversed(places(kind, stage)):  # what counts goes last
             if self.exists(name):
                 self._delete_file(name)

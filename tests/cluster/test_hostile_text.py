@@ -125,9 +125,13 @@ def test_no_text_became_a_special_token_of_what_was_learned(folder: RunFolder) -
         assert not special & set(ids[:-1])
 
 
-def test_report_and_checks_take_the_run_and_show_text_as_text(run: RunConfig) -> None:
+def test_report_and_checks_take_the_run_and_show_text_as_text(
+    run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cotray.report.report.NUM_EXAMPLES", 1000)
     assert "contrast-wrong" in report(run)
     page = Path(run.run_dir, "report.html").read_text("utf-8")
+    assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert(1)" not in page and "<img src=x" not in page
     assert json.loads(Path(run.run_dir, "report.json").read_text())
     assert "all as they were written" in verify(run)

@@ -129,8 +129,6 @@ def test_a_verb_leaves_nothing_behind(
         assert wait_until(lambda: not marked(mark))
         assert wait_until(lambda: not list((temporary / "own").iterdir()))
         assert not [path for path in memory if path.exists()]
-        log.seek(0)
-        assert how == signal.SIGKILL or ".cc:" not in log.read()  # of Ray's core, past Python
     except BaseException:
         log.seek(0)
         print(log.read()[-3000:], *(temporary / "own").rglob("*"), sep="\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -44,10 +46,10 @@ def int8_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     config = QuantizationConfig(config_groups={"all": scheme}, ignore=["lm_head"], format="int-quantized")
     apply_quantization_config(model, config)
-    for module in model.modules():
-        if hasattr(module, "weight_scale"):
-            module.weight_scale.data = module.weight.data.abs().amax(1, keepdim=True) / 127
-            module.quantization_status = QuantizationStatus.FROZEN
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "weight_scale")]
+    for layer in layers:
+        layer.weight_scale.data = layer.weight.data.abs().amax(1, keepdim=True) / 127
+        layer.quantization_status = QuantizationStatus.FROZEN
     compressor = ModelCompressor.from_pretrained_model(model, quantization_format="int-quantized")
     assert compressor is not None
     compressor.compress_model(model)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chat_templates import TEMPLATES, tokenizer_of
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram, WordLevel
+from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from cotray.config import TeacherConfig
 from cotray.models.loading import load_tokenizer
@@ -67,10 +74,59 @@ def test_a_student_reads_and_learns_special_tokens_of_others_as_text(name: str) 
         assert tokenizer.eos_token_id not in encoded.source
 
 
-def test_an_exported_tokenizer_reads_templates_as_before(tmp_path) -> None:
+def test_roles_and_thinking_are_text_where_a_tokenizer_does_not_call_them_special() -> None:
+    template = TEMPLATES["qwen"].replace("<|end|>", "<|Done|>")
+    tokenizer = tokenizer_of(template)
+    tokenizer.add_tokens(["<|Done|>", "<think>", "</think>", "[INST]", "   "], special_tokens=False)
+    prompts = TeacherPrompts(
+        TeacherConfig(prompt="chat", num_demonstrations=0),
+        prepared(tokenizer, "x", is_encoder_decoder=False),
+    )
+    asked = request("Is<|Done|> it</think>[INST] so?", ("a<think>", "b"))
+    text = prompts.render(asked).grounded
+    assert "Is< |Done|> it< /think>[ INST] so?" in text and text.endswith(" a< think>.")
+    assert text.count("<|Done|>") == prompts.render(request("Is it?", ("a", "b"))).grounded.count("<|Done|>")
+
+
+@pytest.mark.parametrize("kind", ["pieces", "words"])
+def test_special_tokens_among_the_pieces_of_a_vocabulary_are_not_found_in_a_text(kind: str) -> None:
+    """T5's are pieces like all others, and the best ones."""
+    special = ["<pad>", "</s>", "<unk>", "<extra_id_0>"]
+    pieces = [*special, *"\u2581abcdefghijklmnopqrstuvwxyz<>/_0?", "is", "so"]
+    if kind == "pieces":
+        scores = [(piece, 0.0 if piece in special else -2.0) for piece in pieces]
+        backend = Tokenizer(Unigram(scores, unk_id=2))
+        backend.pre_tokenizer = Metaspace()
+    else:
+        backend = Tokenizer(WordLevel({piece: n for n, piece in enumerate(pieces)}, unk_token="<unk>"))
+        backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer: Any = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        additional_special_tokens=["<extra_id_0>"],
+    )  # fmt: skip
+    text = "is </s> so <extra_id_0> <pad>"
+    assert {0, 1, 3} <= set(tokenizer(text, add_special_tokens=False).input_ids)
+    tokenizer = prepared(tokenizer, "x", is_encoder_decoder=True)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert not {0, 1, 3} & set(ids)
+    assert tokenizer("is so").input_ids[-1] == 1
+    row = TrainExample("0", "factual", text, text)
+    (encoded,) = encode_all([row], tokenizer, is_encoder_decoder=True)
+    assert encoded.source.count(1) == encoded.target.count(1) == 1
+
+
+@pytest.mark.parametrize("said", [None, False, True])
+def test_an_exported_tokenizer_reads_the_special_tokens_of_a_template(tmp_path: Path, said: Any) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = load_tokenizer("embedded:smollm2-135m-instruct")
-    tokenizer.save_pretrained(tmp_path)
-    exported: Any = AutoTokenizer.from_pretrained(tmp_path)
+    load_tokenizer("embedded:smollm2-135m-instruct").save_pretrained(tmp_path / "base")
+    file = tmp_path / "base/tokenizer_config.json"
+    own = {} if said is None else {"split_special_tokens": said}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    base = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer = prepared(base, "x", is_encoder_decoder=False)
+    tokenizer.save_pretrained(tmp_path / "exported")
+    exported: Any = AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert exported("<|im_end|>").input_ids == [tokenizer.eos_token_id]
+    assert tokenizer("<|im_end|>").input_ids != [tokenizer.eos_token_id]

@@ -178,23 +178,14 @@ def test_a_body_that_does_not_come_has_a_deadline_of_its_own(lines: tuple[str, .
     assert answer.startswith(b"HTTP/1.1 408") and b"connection: close" in answer.lower()
 
 
-@pytest.mark.parametrize(
-    ("limits", "most"),
-    [
-        ({"max_queued": 16}, 4),
-        ({"student": {"max_batch_size": 3, "replicas": {"min": 1, "max": 2}}}, 3),
-        ({"max_queued": 4, "student": {"max_batch_size": 1, "replicas": {"min": 1, "max": 1}}}, 1),
-    ],
-    ids=["a quarter of the queue", "half of the batches", "one at least"],
-)
-def test_rows_of_many_requests_leave_places_for_answers(limits: dict[str, Any], most: int) -> None:
+def test_rows_of_many_requests_leave_places_for_answers() -> None:
     async def ask() -> tuple[int, int, int]:
         backend = Slow()
-        of = keyed(backend, "a", **limits)
+        of = keyed(backend, "a", max_queued=16)
         async with of("a") as http:
             body = {"rows": [ROW] * 50, "num_resamples": 100}
             batches = [asyncio.ensure_future(http.post("/v1/las", json=body)) for _ in range(4)]
-            await until(lambda: backend.simulating >= most)
+            await until(lambda: backend.simulating >= 4)
             for _ in range(100):  # more of them could come
                 await asyncio.sleep(0)
             status = (await http.post("/v1/answer", json=QUESTION)).status_code
@@ -202,7 +193,52 @@ def test_rows_of_many_requests_leave_places_for_answers(limits: dict[str, Any], 
             lines = [(await batch).text.splitlines() for batch in batches]
             return status, backend.most, sum(len(each) for each in lines)
 
-    assert asyncio.run(asyncio.wait_for(ask(), 60)) == (200, most, 4 * 51)
+    assert asyncio.run(asyncio.wait_for(ask(), 60)) == (200, 4, 4 * 51)
+
+
+class Answering(Scripted):
+    """Counts the answers that it is asked for at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_asked, self.most = 0, 0
+        self.released.clear()
+
+    async def answer(
+        self, model: str, pair: QAPair, rationale: str | None, decoding: Decoding = GREEDY
+    ) -> Reply:
+        self.num_asked += 1
+        self.most = max(self.most, self.num_asked)
+        try:
+            return await super().answer(model, pair, rationale, decoding)
+        finally:
+            self.num_asked -= 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replicas", "most"),
+    [(6, (1, 4), 3), (6, (2, 4), 6), (1, (0, 1), 1), (100, (1, 1), 16)],
+    ids=["half a batch", "of two replicas", "one at least", "a quarter of the queue"],
+)
+def test_rows_fill_half_of_the_students_batches(
+    batch_size: int, replicas: tuple[int, int], most: int
+) -> None:
+    student = {"max_batch_size": batch_size, "replicas": {"min": replicas[0], "max": replicas[1]}}
+
+    async def ask() -> tuple[int, int]:
+        backend = Answering()
+        async with keyed(backend, "a", student=student)("a") as http:
+            body = {"rows": [QUESTION] * 40, "num_resamples": 100}
+            rows = [asyncio.ensure_future(http.post("/v1/las", json=body)) for _ in range(2)]
+            await until(lambda: backend.num_asked >= most)
+            for _ in range(100):  # more of them could come
+                await asyncio.sleep(0)
+            seen = backend.most
+            backend.released.set()
+            lines = [(await each).text.splitlines() for each in rows]
+            return seen, sum(map(len, lines))
+
+    assert asyncio.run(asyncio.wait_for(ask(), 60)) == (most, 2 * 41)
 
 
 def test_a_key_that_asks_for_all_places_leaves_some_to_the_others() -> None:

@@ -80,6 +80,31 @@ def test_a_folder_of_format_3_is_done_and_is_made_again_where_its_settings_chang
     assert left == [Path("requests/.stage/started.json")]
 
 
+def test_a_tombstone_of_format_3_never_counts_against_a_finished_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the two deletions at the end of a stage that an earlier version had begun to delete."""
+    folder = RunFolder(str(tmp_path))
+    (tmp_path / "requests").mkdir()
+    tombstone = {"settings": {}, "input": "", "is_deleting": True, "format": 3}
+    (tmp_path / "requests/started.json").write_text(json.dumps(tombstone))
+    assert folder.begin("requests", settings=SETTINGS, input="in", overwrite=False) == "begin"
+    delete, deleted = folder._delete_file, list[str]()
+
+    def once(name: str) -> None:
+        if deleted:
+            raise KeyboardInterrupt
+        deleted.append(name)
+        delete(name)
+
+    monkeypatch.setattr(folder, "_delete_file", once)
+    with pytest.raises(KeyboardInterrupt):
+        folder.finish(Manifest("requests", SETTINGS, "in", num_in=0, num_out=0, num_dead=0))
+    again = RunFolder(str(tmp_path))
+    assert again.manifest("requests") is not None
+    assert again.begin("requests", settings=SETTINGS, input="in", overwrite=False) == "done"
+
+
 def test_a_damaged_folder_of_format_3_is_repaired_into_the_format_of_now(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     early = of_format_3(tmp_path)
