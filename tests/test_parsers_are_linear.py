@@ -33,6 +33,7 @@ OWN = {
     "cotray.config.file": "reads the user's own configuration",
     "cotray.config.references": "reads the user's own configuration",
     "cotray.config.endpoint": "reads the user's own configuration",
+    "cotray.models.tokenizers": "writes the special tokens of a model as a pattern of literals",
     "cotray.world.tokenizer": "makes a vocabulary of the world's own texts",
     "cotray.serving.docs_page": "shows the application's own schema",
     "cotray.commands.annotate": "tells files from settings among the user's own arguments",
