@@ -46,9 +46,11 @@ def prepared(tokenizer: Any, name: str, *, is_encoder_decoder: bool) -> PreTrain
 def _break_special_words(tokenizer: Any) -> None:
     """A vocabulary of words or pieces (T5's) has its special tokens among them, and finds them in a text. A
     space in it, as in "< /s>", makes them several."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    if state["model"]["type"] == "BPE":
+    from tokenizers.models import BPE
+
+    if isinstance(tokenizer.backend_tokenizer.model, BPE):
         return
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     rests: dict[str, list[str]] = {}
     for token in special:
