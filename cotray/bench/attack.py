@@ -16,17 +16,14 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-import socket
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cotray.config import RunConfig, parse_config
-from cotray.models.locations import model_path
-from cotray.storage.run_folder import Manifest, RunFolder
+from cotray.bench.served import served, served_config
 
 KEY = "bench-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -81,9 +78,11 @@ def bench_attack(*, seconds: float) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="ct-", dir="/tmp"))
     print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
     figures: dict[str, Any] = {"seconds": seconds}
+    os.environ["COTRAY_API_KEYS"] = KEY
+    config = served_config(folder / "run", "random:qwen2", max_new_tokens=16, serving={"live_share": 0})
     print(f"{'attack':<9}{'route':<18}{'silence s':>10}{'asked':>8}{'answered 200':>14}")
     try:
-        with _served(folder) as url:
+        with served(config, folder) as url:
             for name in ("none", *ATTACKS):
                 for route, seen in _attacked(name, url, seconds).items():
                     share = seen.num_good / max(1, seen.num_asked)
@@ -161,35 +160,3 @@ ATTACKS: dict[str, Callable[[str, float], Coroutine[Any, Any, None]]] = {
     "bodies": _bodies,
     "rows": _rows,
 }
-
-
-@contextlib.contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """The address of the student, on a Ray of its own."""
-    os.environ["RAY_TMPDIR"], os.environ["COTRAY_API_KEYS"] = str(folder), KEY
-    from ray import serve
-
-    from cotray.config import RayConfig
-    from cotray.deployments.application import deploy
-    from cotray.pools.ray_cluster import cluster
-
-    config = _config(folder / "run")
-    with cluster(RayConfig(num_cpus=8, object_store_mib=150)):
-        try:
-            deploy(config)
-            yield f"http://127.0.0.1:{config.serving.port}"
-        finally:
-            serve.shutdown()
-
-
-def _config(run_dir: Path) -> RunConfig:
-    folder = RunFolder(str(run_dir))
-    for stage, name in (("student", "random:qwen2"), ("simulator", "random:t5")):
-        shutil.copytree(model_path(name), run_dir / stage)
-        folder.begin(stage, settings={}, input="", overwrite=False)
-        folder.finish(Manifest(stage, {}, "", 0, 0, 0))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    serving = {"engine": "transformers", "port": port, "live_share": 0}
-    return parse_config({"run_dir": str(run_dir), "scoring": {"max_new_tokens": 16}, "serving": serving})

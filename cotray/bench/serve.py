@@ -7,14 +7,12 @@ the engine here. The two never run at the same time: they take turns by question
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,12 @@ import numpy as np
 
 from cotray.bench.http_load import LoadProcess, Outcome
 from cotray.bench.memory import watched_memory
-from cotray.config import RunConfig, parse_config
-from cotray.models.locations import model_path
+from cotray.bench.served import served, served_config
+from cotray.config import RunConfig
 from cotray.pools.progress import progress_bar
 from cotray.prompts.student import trained_prompt
 from cotray.records import QAPair, Reply
 from cotray.scoring.student import Student
-from cotray.storage.run_folder import Manifest, RunFolder
 
 BATCH_SIZE = 8
 WORKERS = 2 * BATCH_SIZE
@@ -89,8 +86,8 @@ def bench_serve(*, model: str, pairs: Sequence[QAPair], num_rounds: int) -> dict
     print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} CPUs")
     try:
         config = _config(folder / "run", model)
-        with _deployed(config, folder) as num_threads:
-            bench = _Bench(config, pairs, num_threads)
+        with served(config, folder):
+            bench = _Bench(config, pairs, _threads_of_a_replica(config))
             with progress_bar("bench serve", total=NUM_ALONE + 2 * num_rounds + 1, unit="part") as bar:
                 bench.run(num_rounds, bar)
     finally:
@@ -99,44 +96,20 @@ def bench_serve(*, model: str, pairs: Sequence[QAPair], num_rounds: int) -> dict
 
 
 def _config(run_dir: Path, model: str) -> RunConfig:
-    """A run folder as `score` leaves it; the models are links."""
-    folder = RunFolder(str(run_dir))
-    for stage, name in (("student", model), ("simulator", "random:t5")):
-        shutil.copytree(model_path(name), run_dir / stage, copy_function=os.symlink)
-        folder.begin(stage, settings={}, input="", overwrite=False)
-        folder.finish(Manifest(stage, {}, "", 0, 0, 0))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     serving = {
-        "engine": "transformers",
-        "port": port,
         "api_keys": "open",
         "live_share": 0,
         "max_queued": WORKERS,
         "student": {"max_batch_size": BATCH_SIZE, "replicas": {"min": 1, "max": 1}},
     }
-    return parse_config({"run_dir": str(run_dir), "scoring": {"max_new_tokens": 24}, "serving": serving})
+    return served_config(run_dir, model, max_new_tokens=24, serving=serving)
 
 
-@contextlib.contextmanager
-def _deployed(config: RunConfig, folder: Path) -> Iterator[int]:
-    """Everything is up inside, on a Ray of its own; gives the torch threads of a student's replica."""
-    os.environ["RAY_TMPDIR"] = str(folder)
+def _threads_of_a_replica(config: RunConfig) -> int:
     import ray
-    from ray import serve
 
-    from cotray.config import RayConfig
-    from cotray.deployments.application import deploy
-    from cotray.pools.ray_cluster import cluster
-
-    with cluster(RayConfig(num_cpus=8, object_store_mib=150)):
-        try:
-            deploy(config)
-            probe: Any = ray.remote(num_cpus=config.serving.student.num_cpus)(_torch_threads)
-            yield ray.get(probe.remote())
-        finally:
-            serve.shutdown()
+    probe: Any = ray.remote(num_cpus=config.serving.student.num_cpus)(_torch_threads)
+    return ray.get(probe.remote())
 
 
 def _torch_threads() -> int:

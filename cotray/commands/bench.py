@@ -3,7 +3,8 @@
 NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `coupling` (what the choice of
 tokens for pairs costs in each step), `generate` (what Ray adds: overhead, scaling, memory, recovery), `plan`
 (the capacity planner beside real runs), `serve` (what HTTP and Ray Serve add, and overload), `attack` (how
-long one client can silence the service), `run` (where the time of the demo goes: start, work and end of each
+long one client can silence the service), `soak` (whether memory, descriptors, threads and files grow in a
+long run, with replicas and nodes killed), `run` (where the time of the demo goes: start, work and end of each
 stage), `planted` (what each measure of faithfulness says of students whose faithfulness was set), `train`
 (the trainer beside a bare loop, TRL and SCOTT's padding) or `train-data` (memory, tokenizing and the first
 step of training, up to a million examples). FILE gets one flat JSON object; `-` prints it as the last line of
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cotray bench") -> in
     return 0 if _is_right(figures, arguments) else 1
 
 
-WHOLE_PARTS = ("generate", "coupling", "train", "train-data", "plan", "run", "attack", "planted")
+WHOLE_PARTS = ("generate", "coupling", "train", "train-data", "plan", "run", "attack", "soak", "planted")
 """Benchmarks that bring their own models."""
 
 
@@ -68,6 +69,10 @@ def _of_a_whole_part(arguments: argparse.Namespace) -> dict[str, Any]:
             from cotray.bench.attack import bench_attack
 
             return bench_attack(seconds=arguments.seconds)
+        case "soak":
+            from cotray.bench.soak import bench_soak
+
+            return bench_soak(minutes=arguments.minutes)
     from cotray.bench.planted import bench_planted
 
     return bench_planted(
@@ -123,6 +128,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
             "plan",
             "serve",
             "attack",
+            "soak",
             "assess",
             "run",
             "planted",
@@ -135,7 +141,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "coupling: what choosing tokens for pairs costs beside reading their logits; generate: Ray's "
         "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
         "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
-        "how long a route is silent under three attacks; assess: QUALS beside QAGS; run: start, work and end "
+        "how long a route is silent under three attacks; soak: what a long run holds while "
+        "replicas and nodes are killed; assess: QUALS beside QAGS; run: start, work and end "
         "of each stage of the demo; planted: measures of faithfulness beside students whose faithfulness was "
         "set; train: steps of the trainer beside a bare loop, TRL and SCOTT's padding; train-data: memory, "
         "tokenizing and the first step of training, up to a million examples; device: "
@@ -150,6 +157,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--questions", type=int, default=64, help="how many of them (default 64; not of serve)"
     )
     parser.add_argument("--seconds", type=float, default=60, help="of each attack (default 60)")
+    parser.add_argument("--minutes", type=float, default=30, help="of each part of soak (default 30)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved repetitions (default 3)")
     parser.add_argument("--max-pairs", type=int, default=32, help="pairs decoded at once (default 32)")
     parser.add_argument(

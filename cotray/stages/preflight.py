@@ -238,6 +238,10 @@ def _unwritable_here(folder: Path, way: str) -> str | None:
             space = os.statvfs(there)
     except OSError as error:
         return f"run_dir: {there} cannot be written to ({reason_of(error)}); {way}"
-    if space.f_bavail * space.f_frsize < LEAST_FREE_MIB << 20:
-        return f"run_dir: the disk of {there} is full; make room, or choose another run_dir"
+    free_mib = space.f_bavail * space.f_frsize >> 20
+    if free_mib < LEAST_FREE_MIB:
+        return (
+            f"run_dir: the disk of {there} is full: {free_mib} MiB free, {LEAST_FREE_MIB} needed at least; "
+            "make room, or choose another run_dir"
+        )
     return None

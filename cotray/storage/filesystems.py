@@ -7,6 +7,7 @@ configuration sets the variables.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -294,6 +295,8 @@ def reason_of(error: Exception) -> str:
         return next(known, f"AWS says {aws[:200]}")
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{os.strerror(error.errno).lower()}; make room, and the same command goes on from here"
     if isinstance(error, OSError) and error.errno:
         return f"{os.strerror(error.errno).lower()}; check the path, its permissions and the disk"
     if isinstance(error, pa.ArrowInvalid):
