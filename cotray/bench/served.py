@@ -40,10 +40,9 @@ def served_config(
 def served(config: RunConfig, folder: Path) -> Iterator[str]:
     """The address of the student, on a Ray of its own whose files lie in `folder`: eight logical CPUs."""
     os.environ["RAY_TMPDIR"] = str(folder)
-    from ray import serve
 
     from cotray.config import RayConfig
-    from cotray.deployments.application import deploy
+    from cotray.deployments.application import deploy, end_serve
     from cotray.pools.ray_cluster import cluster
 
     with cluster(RayConfig(num_cpus=8, object_store_mib=150)):
@@ -51,4 +50,4 @@ def served(config: RunConfig, folder: Path) -> Iterator[str]:
             deploy(config)
             yield f"http://127.0.0.1:{config.serving.port}"
         finally:
-            serve.shutdown()
+            end_serve()

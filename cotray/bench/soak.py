@@ -121,13 +121,13 @@ def _generating(folder: Path, seconds: float) -> dict[str, Any]:
     )
     nodes = [_add_node(cluster) for _ in range(NUM_NODES)]
 
-    def change_nodes() -> None:
-        nodes.append(_add_node(cluster))
-        cluster.remove_node(nodes.pop(0), allow_graceful=False)
-
+    num_killed = 0
     try:
-        with watched(folder / "ray") as watch, _repeated(change_nodes) as changes:
-            _generate(path, cluster.address)
+        with watched(folder / "ray") as watch, _generate(path, cluster.address) as generating:
+            while not _ends_within(BETWEEN_KILLS_S, generating):
+                nodes.append(_add_node(cluster))
+                cluster.remove_node(nodes.pop(0), allow_graceful=False)
+                num_killed += 1
     finally:
         cluster.shutdown()
     ids = [row.id for row in RunFolder(config.run_dir).read_records("rationales", Rationale)]
@@ -135,11 +135,11 @@ def _generating(folder: Path, seconds: float) -> dict[str, Any]:
         "generating_rows": num_rows,
         "generating_missing": num_rows - len(set(ids)),
         "generating_doubled": len(ids) - len(set(ids)),
-        "generating_nodes_killed": len(changes),
+        "generating_nodes_killed": num_killed,
     }
     print(
         f"{num_rows} rows: {figures['generating_missing']} missing, {figures['generating_doubled']} doubled; "
-        f"{len(changes)} nodes killed"
+        f"{num_killed} nodes killed"
     )
     return figures | report("generating", watch)
 
@@ -148,13 +148,23 @@ def _add_node(cluster: Any) -> Any:
     return cluster.add_node(num_cpus=2, object_store_memory=100_000_000)
 
 
-def _generate(path: Path, address: str) -> None:
+@contextmanager
+def _generate(path: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own; RuntimeError if it fails."""
     command = [sys.executable, "-m", "cotray.cli", "generate", "-c", str(path)]
     with (path.parent / "log").open("w+") as log:
         environment = os.environ | {"RAY_ADDRESS": address}
-        if subprocess.run(command, env=environment, stdout=log, stderr=log, check=False).returncode:
+        with subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
+            yield process
+        if process.returncode:
             log.seek(0)
             raise RuntimeError(f"generate failed: {log.read()[-2000:]}")
+
+
+def _ends_within(seconds: float, process: subprocess.Popen[bytes]) -> bool:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.poll() is not None
 
 
 @contextmanager

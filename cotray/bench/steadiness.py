@@ -79,13 +79,14 @@ class Watch:
             found[name] = self._slope([one.of_all[place] for one in self._warm()])
         return found
 
-    def growing(self) -> list[tuple[str, Slope]]:
-        """Of the processes that live throughout, those whose memory grows, the fastest first."""
-        memory = [
-            (self.titles[pid], self._slope([one.of_processes[pid][0] for one in self._warm()]))
+    def growing(self) -> list[tuple[str, str, Slope]]:
+        """(title, one of OF_PROCESSES, slope) of what grows in a process that lives throughout."""
+        found = [
+            (self.titles[pid], name, self._slope([one.of_processes[pid][place] for one in self._warm()]))
+            for place, name in enumerate(OF_PROCESSES)
             for pid in self._living()
         ]
-        return sorted((each for each in memory if not each[1].is_flat), key=lambda each: -each[1].per_hour)
+        return [each for each in found if not each[2].is_flat]
 
     def _warm(self) -> list[Sample]:
         first, last = self.samples[0].at_s, self.samples[-1].at_s
@@ -142,8 +143,8 @@ def report(part: str, watch: Watch) -> dict[str, Any]:
         key = f"{part}_{name}"
         figures |= {key: found.level, f"{key}_per_hour": found.per_hour}
         figures |= {f"{key}_per_hour_low": found.low, f"{key}_per_hour_high": found.high}
-    for title, found in watch.growing():
-        print(f"{'':<10}{title}: {found.level:.1f} MiB, {found.per_hour:+.2f} MiB an hour")
+    for title, name, found in watch.growing():
+        print(f"{'':<10}{title}: {name} {found.level:.1f}, {found.per_hour:+.2f} an hour")
     return figures
 
 

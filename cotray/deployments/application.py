@@ -6,12 +6,14 @@ import contextlib
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import BackpressureConfig
-from ray.serve.context import _get_global_client
+from ray.serve.context import _get_global_client, _set_global_client
 from ray.serve.handle import DeploymentHandle
 
 from cotray.config import RunConfig, load_config, parse_config
@@ -33,6 +35,8 @@ NAME = "cotray"
 """Of the application among those on the same Serve."""
 GRACE_S = 60
 """A replica that is to go finishes what it has, for so long."""
+END_S = 30
+"""Serve's controller ends all else and then itself, within so long."""
 SURGE = 100
 """Per cent. New replicas are ready before the old ones go, so that a new student costs no request."""
 
@@ -240,4 +244,20 @@ def shutdown(*, stop_serve: bool = False) -> None:
     with contextlib.suppress(TimeoutError):  # Serve goes on with it
         serve.delete(NAME)
     if stop_serve and not serve.status().applications:
-        serve.shutdown()
+        end_serve()
+
+
+def end_serve() -> None:
+    """`serve.shutdown()`, but without the call that Serve leaves open until its controller is gone: Ray would
+    report it as a failure that it retries without end."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    client.shutdown_cached_handles()
+    ray.get(client._controller.graceful_shutdown.remote(wait=False))
+    until = time.monotonic() + END_S
+    with contextlib.suppress(ValueError):  # it is gone
+        while time.monotonic() < until:
+            ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+            time.sleep(0.1)
+    _set_global_client(None)

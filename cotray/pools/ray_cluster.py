@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 
 from cotray.config import RayConfig, StorageConfig
-from cotray.errors import ConfigError
+from cotray.errors import ConfigError, StageError
 from cotray.pools.fork_server import fork_server, short_starts
+from cotray.pools.native_stderr import without_known_lines
 from cotray.storage.filesystems import environment
 
 HIDES_GPUS = ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -62,7 +63,7 @@ def cluster(config: RayConfig, storage: StorageConfig | None = None) -> Iterator
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or config.address
-    with _local(config) if is_local(config) else _running(address, storage):
+    with without_known_lines(), _local(config) if is_local(config) else _running(address, storage):
         try:
             yield
         finally:
@@ -77,21 +78,37 @@ def _local(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away
     with fork_server() as runtime_env, short_starts():
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=config.object_store_mib << 20,
-            include_dashboard=False,
-            runtime_env=runtime_env,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        with _told_of_a_late_start():
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                object_store_memory=config.object_store_mib << 20,
+                include_dashboard=False,
+                runtime_env=runtime_env,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
         global _is_own
         _is_own = True
         try:
             yield
         finally:
             _is_own = False
+
+
+@contextlib.contextmanager
+def _told_of_a_late_start() -> Iterator[None]:
+    """Ray gives its processes 30 s, and raises a bare Exception after that."""
+    try:
+        yield
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise StageError(
+            "Ray did not start on this machine within 30 s, as happens where other work takes all CPUs or "
+            "memory; give the same command again when there is less of it. If there is none, Ray's logs in "
+            f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs have the cause"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -50,7 +50,9 @@ def test_the_first_quarter_and_processes_that_come_and_go_are_left_out() -> None
     assert (slopes["memory_mib"].level, slopes["memory_mib"].per_hour) == (454, 60)
     assert (slopes["descriptors"].level, slopes["descriptors"].per_hour) == (12, 0)
     assert (slopes["threads"].level, slopes["processes"].level, slopes["files"].level) == (5, 2, 10)
-    assert [(title, found.per_hour) for title, found in watch.growing()] == [("grows", 60)]
+    assert [(title, name, found.per_hour) for title, name, found in watch.growing()] == [
+        ("grows", "memory_mib", 60)
+    ]
 
 
 @pytest.fixture

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-import uuid
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
-from local_ray import hears_signals
+import yaml
+from leftovers import ROOT, WAIT_S, started, wait_until
+
+from cotray.cli import job
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "jobs/configs/smoke.yaml"
 SLOW = ["teacher.engine=fake", "teacher.batch_size=1", "teacher.engine_args.seconds_per_batch=1"]
 MANY_STEPS = ["training.epochs=5000", "training.patience=5000", "training.checkpoint_minutes=0.001"]
-WAIT_S = 500
 
 
 def generating(folder: Path) -> tuple[list[str], str]:
@@ -34,55 +29,18 @@ def generating(folder: Path) -> tuple[list[str], str]:
 
 
 def training(folder: Path, options: Sequence[str] = MANY_STEPS) -> tuple[list[str], str]:
+    command = [*pairs_command(folder), *options]
+    return command, "out/checkpoints/*/step-*/complete.json"
+
+
+def pairs_command(folder: Path) -> list[str]:
     rows = [
         {"passage": f"Ice {n} floats.", "question": "What floats?", "answer": f"Ice {n}"} for n in range(20)
     ]
     (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "c.yaml").write_text("model: random:qwen2\ntraining: {num_cpus: 1}\nray: {num_cpus: 2}\n")
     command = ["jobs.train_pairs", "-c", str(folder / "c.yaml"), "--data", str(folder / "pairs.jsonl")]
-    return [*command, "--out", str(folder / "out"), *options], "out/checkpoints/*/step-*/complete.json"
-
-
-def marked(mark: str) -> list[int]:
-    """Processes that have inherited the environment of the one that was started with this mark."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            if mark.encode() in (entry / "environ").read_bytes() and _state(entry) not in "ZX":
-                found.append(int(entry.name))
-    return found
-
-
-def _state(entry: Path) -> str:
-    return (entry / "stat").read_text().rpartition(")")[2].split()[0]
-
-
-def sockets(pids: list[int]) -> set[str]:
-    """Inodes of the TCP ports that these processes listen on."""
-    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-    lines = [line.split() for table in tables for line in table]
-    listening = {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "0A"}
-    opened = set[str]()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            opened |= {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
-    return listening & opened
-
-
-def shared_memory(pids: list[int]) -> set[Path]:
-    """What of /dev/shm these processes have mapped and is still there under a name."""
-    mapped = set[str]()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            mapped |= set(re.findall(r"/dev/shm/\S+", Path(f"/proc/{pid}/maps").read_text()))
-    return {path for path in map(Path, mapped) if path.exists()}
-
-
-def wait_until(is_so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + WAIT_S
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return is_so()
+    return [*command, "--out", str(folder / "out")]
 
 
 @pytest.mark.parametrize(
@@ -97,46 +55,110 @@ def wait_until(is_so: Callable[[], bool]) -> bool:
     ],
     ids=["exception", "ctrl-c", "sigterm", "sighup", "sigkill"],
 )
-def test_a_verb_leaves_nothing_behind(
+def test_a_verb_that_is_long_at_work_leaves_nothing_behind(
     how: signal.Signals | None, work: Callable[[Path], tuple[list[str], str]], tmp_path: Path
 ) -> None:
     command, shows = work(tmp_path)
-    mark, temporary = f"ct{uuid.uuid4().hex}", Path(f"/tmp/ct-{uuid.uuid4().hex[:6]}")
-    (temporary / "own").mkdir(parents=True)
-    environment = os.environ | {"COTRAY_TEST_MARK": mark, "TMPDIR": str(temporary / "own")}
-    # Ray's logs and what torch has compiled are meant to stay.
-    environment |= {"RAY_TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary / "compiled")}
-    environment.pop("RAY_ADDRESS", None)
-    memory = set[Path]()
-    log = (temporary / "log").open("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=log,
-        stderr=log,
-        preexec_fn=hears_signals,
-    )
-    try:
+    with started(command) as own:
         if how is not None:
-            assert wait_until(lambda: any(tmp_path.glob(shows)) or process.poll() is not None)
-            assert process.poll() is None
-            during = marked(mark)
-            assert len(during) > 5 and sockets(during)
-            memory = shared_memory(during)
-            process.send_signal(how)
-        assert process.wait(WAIT_S) != 0
-        assert wait_until(lambda: not marked(mark))
-        assert wait_until(lambda: not list((temporary / "own").iterdir()))
-        assert not [path for path in memory if path.exists()]
-    except BaseException:
-        log.seek(0)
-        print(log.read()[-3000:], *(temporary / "own").rglob("*"), sep="\n")
-        print(*(Path(f"/proc/{pid}/cmdline").read_bytes()[:200] for pid in marked(mark)), sep="\n")
-        raise
-    finally:
-        log.close()
-        for pid in marked(mark):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(temporary, ignore_errors=True)
+            assert wait_until(lambda: any(tmp_path.glob(shows)) or own.process.poll() is not None)
+            assert own.process.poll() is None
+            assert len(own.marked()) > 5 and own.sockets()
+            own.remember()
+            own.process.send_signal(how)
+        assert own.process.wait(WAIT_S) != 0
+        own.assert_nothing_is_left()
+
+
+STAGES = ("prepare", "generate", "assess", "train", "score", "probe", "report", "run", "serve")
+VERBS = (*STAGES, "verify", "sweep", "train_pairs", "export", "annotate", "gate", "plan", "init")
+WITHOUT_WORKERS = {"prepare", "report", "verify", "export", "annotate", "gate", "plan", "init"}
+"""They have ended before a signal finds them at work."""
+ENDS = {
+    "done": None,
+    "ctrl-c": signal.SIGINT,
+    "sigterm": signal.SIGTERM,
+    "sighup": signal.SIGHUP,
+    "sigkill": signal.SIGKILL,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configuration `c.yaml` and the run of it."""
+    folder = tmp_path_factory.mktemp("finished")
+    tree = yaml.safe_load(SMOKE.read_text()) | {
+        "run_dir": str(folder / "run"),
+        "method": "contrast-wrong",
+        "methods": ["contrast-wrong"],
+        "assessing": {"measures": ["surface"]},
+        "probing": {"measures": ["early_answering", "filler", "mistake"], "num_cpus": 1},
+    }
+    tree["teacher"] |= {"engine": "fake"}
+    (folder / "c.yaml").write_text(yaml.safe_dump(tree))
+    assert job("run", ["-c", str(folder / "c.yaml")]) == 0
+    return folder
+
+
+def command_of(verb: str, folder: Path) -> list[str]:
+    """The verb, so that it works through all that it does."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    configured = [f"jobs.{verb}", "-c", str(folder / "c.yaml")]
+    if verb != "run":
+        configured += [f"run_dir={folder}/run/contrast-wrong"]
+    match verb:
+        case "serve":
+            return [*configured, "serving.api_keys=open", f"serving.port={port}"]
+        case "sweep":
+            tree = {"config": str(folder / "c.yaml"), "run_dir": str(folder / "sweep"), "seeds": [1]}
+            tree["cells"] = {"one": {"method": "greedy"}}
+            (folder / "sweep.yaml").write_text(yaml.safe_dump(tree))
+            return ["jobs.sweep", "-c", str(folder / "sweep.yaml")]
+        case "train_pairs":
+            return [*pairs_command(folder), "training.epochs=2"]
+        case "export":
+            return [*configured, "--to", "chat", "--out", str(folder / "exported")]
+        case "annotate":
+            return ["jobs.annotate", "export", *configured[1:], "--out", str(folder / "forms")]
+        case "gate":
+            return [*configured, "accuracy>=0"]
+        case "plan":
+            rates = ["--teacher-tokens-per-s", "100", "--tokens-per-rationale", "20"]
+            return [*configured, "--rows", "1000", *rates]
+        case "init":
+            questions = ROOT / "cotray/data/sample/questions.jsonl"
+            return ["jobs.init", str(questions), "--out", str(folder / "own.yaml")]
+        case "report" | "verify":
+            return configured
+        case _:
+            return [*configured, "--overwrite"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_leaves_nothing_behind(verb: str, end: str, finished: Path, tmp_path: Path) -> None:
+    if (end != "done" and verb in WITHOUT_WORKERS) or (end == "done" and verb == "serve"):
+        pytest.skip(
+            "a verb without workers has ended before a signal comes, and serve does not end by itself"
+        )
+    folder = tmp_path / "own"
+    shutil.copytree(finished, folder)
+    text = (folder / "c.yaml").read_text().replace(str(finished), str(folder))
+    (folder / "c.yaml").write_text(text)
+    at_work = "ray::ServeReplica:cotray:ingress" if verb == "serve" else "ray::"
+    with started(command_of(verb, folder)) as own:
+        if how := ENDS[end]:
+            assert wait_until(
+                lambda: (
+                    any(title.startswith(at_work) for title in own.titles()) or own.process.poll() is not None
+                )
+            )
+            assert own.process.poll() is None, "it has ended by itself"
+            own.remember()
+            own.process.send_signal(how)
+        status = own.process.wait(WAIT_S)
+        assert (status == 0) == (end == "done"), own.text()[-2000:]
+        own.assert_nothing_is_left()

@@ -43,9 +43,8 @@ def serving_config(run_dir: str, **serving: Any) -> RunConfig:
 @contextlib.contextmanager
 def served(config: RunConfig) -> Iterator[str]:
     """The address of the application."""
-    from ray import serve
 
-    from cotray.deployments.application import deploy
+    from cotray.deployments.application import deploy, end_serve
     from cotray.pools.ray_cluster import cluster
 
     with pytest.MonkeyPatch.context() as patch, local_ray(num_cpus=8):
@@ -55,7 +54,7 @@ def served(config: RunConfig) -> Iterator[str]:
                 deploy(config)
                 yield f"http://127.0.0.1:{config.serving.port}"
         finally:
-            serve.shutdown()
+            end_serve()
 
 
 def replicas(name: str) -> list[int]:
