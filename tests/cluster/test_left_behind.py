@@ -74,6 +74,16 @@ STAGES = ("prepare", "generate", "assess", "train", "score", "probe", "report", 
 VERBS = (*STAGES, "verify", "sweep", "train_pairs", "export", "annotate", "gate", "plan", "init")
 WITHOUT_WORKERS = {"prepare", "report", "verify", "export", "annotate", "gate", "plan", "init"}
 """They have ended before a signal finds them at work."""
+CHANGED = {
+    "prepare": "data.limit=20",
+    "generate": "teacher.decoding.max_new_tokens=12",
+    "assess": "assessing.splits=[test]",
+    "train": "student.training.learning_rate=2.0e-3",
+    "score": "scoring.max_new_tokens=20",
+    "probe": "probing.measures=[filler]",
+    "run": "methods=[greedy]",
+}
+"""What gives the verb something to do in a run that is finished."""
 ENDS = {
     "done": None,
     "ctrl-c": signal.SIGINT,
@@ -133,7 +143,7 @@ def command_of(verb: str, folder: Path) -> list[str]:
         case "report" | "verify":
             return configured
         case _:
-            return [*configured, "--overwrite"]
+            return [*configured, CHANGED[verb], "--overwrite"]
 
 
 @pytest.mark.long
