@@ -139,7 +139,7 @@ class StageWatch:
         kinds = [
             " ".join(
                 [
-                    f"{pool.num_cpus:g} CPU and {pool.num_gpus:g} GPU",
+                    f"{pool.num_cpus:g} CPU" + (f" and {pool.num_gpus:g} GPU" if pool.num_gpus else ""),
                     *(f"{key}={value}" for key, value in pool.label_selector.items()),
                 ]
             )
