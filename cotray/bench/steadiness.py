@@ -109,7 +109,7 @@ def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:
     medians = [statistics.median(by_minute[minute]) for minute in sorted(by_minute)]
     if len(medians) < FEWEST_MINUTES:
         return Slope(medians[0], *[float("nan")] * 3)
-    found = theilslopes(medians, [minute / 60 for minute in sorted(by_minute)], 0.95)
+    found: Any = theilslopes(medians, [minute / 60 for minute in sorted(by_minute)], 0.95)
     return Slope(medians[0], float(found.slope), float(found.low_slope), float(found.high_slope))
 
 

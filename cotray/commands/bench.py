@@ -4,12 +4,12 @@ NAME is `teacher` (rates), `parity` (are both engines equal, token for token), `
 tokens for pairs costs in each step), `generate` (what Ray adds: overhead, scaling, memory, recovery), `plan`
 (the capacity planner beside real runs), `serve` (what HTTP and Ray Serve add, and overload), `attack` (how
 long one client can silence the service), `soak` (whether memory, descriptors, threads and files grow in a
-long run, with replicas and nodes killed), `run` (where the time of the demo goes: start, work and end of each
-stage), `planted` (what each measure of faithfulness says of students whose faithfulness was set), `train`
-(the trainer beside a bare loop, TRL and SCOTT's padding) or `train-data` (memory, tokenizing and the first
-step of training, up to a million examples). FILE gets one flat JSON object; `-` prints it as the last line of
-standard output. What a GPU does with the teacher and with training is measured by `device`, which needs
-neither pydantic nor Ray nor vLLM.
+long run, with replicas and nodes killed), `storage` (requests to S3, and the load of driver and monitor),
+`run` (where the time of the demo goes: start, work and end of each stage), `planted` (what each measure of
+faithfulness says of students whose faithfulness was set), `train` (the trainer beside a bare loop, TRL and
+SCOTT's padding) or `train-data` (memory, tokenizing and the first step of training, up to a million
+examples). FILE gets one flat JSON object; `-` prints it as the last line of standard output. What a GPU does
+with the teacher and with training is measured by `device`, which needs neither pydantic nor Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -35,7 +35,18 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "cotray bench") -> in
     return 0 if _is_right(figures, arguments) else 1
 
 
-WHOLE_PARTS = ("generate", "coupling", "train", "train-data", "plan", "run", "attack", "soak", "planted")
+WHOLE_PARTS = (
+    "generate",
+    "coupling",
+    "train",
+    "train-data",
+    "plan",
+    "run",
+    "attack",
+    "soak",
+    "storage",
+    "planted",
+)
 """Benchmarks that bring their own models."""
 
 
@@ -73,6 +84,10 @@ def _of_a_whole_part(arguments: argparse.Namespace) -> dict[str, Any]:
             from cotray.bench.soak import bench_soak
 
             return bench_soak(minutes=arguments.minutes)
+        case "storage":
+            from cotray.bench.storage import bench_storage
+
+            return bench_storage()
     from cotray.bench.planted import bench_planted
 
     return bench_planted(
@@ -129,6 +144,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
             "serve",
             "attack",
             "soak",
+            "storage",
             "assess",
             "run",
             "planted",
@@ -137,16 +153,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
             "device",
         ],
         metavar="NAME",
-        help="teacher: rates of the engines; parity: do both engines give the same tokens; "
-        "coupling: what choosing tokens for pairs costs beside reading their logits; generate: Ray's "
-        "overhead, scaling, memory up to a million requests, recovery; plan: the capacity planner beside "
-        "real runs; serve: what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: "
-        "how long a route is silent under three attacks; soak: what a long run holds while "
-        "replicas and nodes are killed; assess: QUALS beside QAGS; run: start, work and end "
-        "of each stage of the demo; planted: measures of faithfulness beside students whose faithfulness was "
-        "set; train: steps of the trainer beside a bare loop, TRL and SCOTT's padding; train-data: memory, "
-        "tokenizing and the first step of training, up to a million examples; device: "
-        "teacher and training on one GPU, with options of its own (device --help)",
+        help="teacher: rates of the engines; parity: do both engines give the same tokens; coupling: what "
+        "choosing tokens for pairs costs beside reading their logits; generate: Ray's overhead, scaling, "
+        "memory up to a million requests, recovery; plan: the capacity planner beside real runs; serve: "
+        "what HTTP and Ray Serve add, behaviour at twice the saturating rate; attack: how long a route "
+        "is silent under three attacks; soak: what a long run holds while replicas and nodes are killed; "
+        "storage: requests to S3, the load of driver and monitor; assess: QUALS beside QAGS; run: start, "
+        "work and end of each stage of the demo; planted: measures of faithfulness beside students whose "
+        "faithfulness was set; train: steps of the trainer beside a bare loop, TRL and SCOTT's padding; "
+        "train-data: memory, tokenizing and the first step of training, up to a million examples; "
+        "device: teacher and training on one GPU, with options of its own (device --help)",
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write the figures as one flat JSON object; - = last line"

@@ -88,6 +88,7 @@ def generate_work(
         batch_size=batch_size_for(requests * draws, config.teacher.batch_size, num_replicas),
         replica_s=requests * draws * tokens_per_rationale / tokens_per_s,
         batches_at_once=2 if config.teacher.engine == "vllm" else 1,
+        num_replicas=num_replicas,
         num_nodes=num_nodes,
     )
 
@@ -98,6 +99,7 @@ def pool_work(
     *,
     batch_size: int,
     replica_s: float,
+    num_replicas: int,
     num_nodes: int,
     batches_at_once: int = 1,
 ) -> Work:
@@ -108,7 +110,8 @@ def pool_work(
     }
     wanted = _spread(num_wanted, list(shards.values()))
     num_batches = {shard: math.ceil(rows / batch_size) for shard, rows in zip(shards, wanted, strict=True)}
-    shares = [min(unit.last, num_batches[unit.shard]) - unit.first for unit in units_of(shards, batch_size)]
+    cut = units_of(shards, batch_size, num_replicas * (batches_at_once + 1))
+    shares = [min(unit.last, num_batches[unit.shard]) - unit.first for unit in cut]
     units = tuple(share for share in shares if share > 0)
     seal_s = math.ceil(len(shards) / (SEALERS_PER_NODE * num_nodes)) * SEAL_S_PER_SHARD
     return Work(units, replica_s / sum(units), batches_at_once, seal_s=seal_s)

@@ -187,6 +187,7 @@ def _pool(
         num_wanted,
         batch_size=ASSESSED_PER_CALL if section == "assessing" else ROWS_PER_CALL,
         replica_s=num_wanted / rows_per_s,
+        num_replicas=pool.max_replicas,
         num_nodes=math.ceil(pool.max_replicas / nodes.replicas),
     )
     nodes = replace(nodes, market="on-demand")

@@ -29,6 +29,8 @@ class Attempt:
     ids: list[str]
     began: float
     rows: int = 0
+    is_made: bool = False
+    """Of rows that are not written yet: if the replica dies now, it was not over this batch."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Monitor:
             return None
         self.first_began = self.first_began or time.time()
         earlier = self.attempts.get(batch)
-        if earlier and earlier.replica != replica and _is_alive(earlier.node):
+        is_over_it = earlier and not earlier.is_made and earlier.replica != replica
+        if earlier and is_over_it and _is_alive(earlier.node):
             self.deaths[batch] += 1
         shown = [*ids[:SHOWN_IDS], *(["..."] if len(ids) > SHOWN_IDS else [])]
         self.attempts[batch] = Attempt(replica, node, shown, time.monotonic())
@@ -85,11 +88,17 @@ class Monitor:
         if batch in self.attempts:
             self.attempts[batch].rows = rows
 
-    def end(self, batch: str) -> None:
-        """It is written: if Ray asks for it again, because a result was lost, there is nothing to do."""
-        self.attempts.pop(batch, None)
-        self.finished.add(batch)
+    def made(self, batch: str, rows: int) -> None:
+        if batch in self.attempts:
+            self.attempts[batch].rows, self.attempts[batch].is_made = rows, True
+
+    def end(self, batches: Sequence[str], counts: dict[str, int]) -> None:
+        """They are written: if Ray asks for them again, as a result was lost, there is nothing to do."""
+        for batch in batches:
+            self.attempts.pop(batch, None)
+        self.finished.update(batches)
         self.last_ended = time.time()
+        self.add(counts)
 
     def drop(self, batch: str) -> None:
         self.attempts.pop(batch, None)
@@ -103,6 +112,7 @@ class Monitor:
         under_way = [
             f"replica {a.replica} on {a.node[:8]}: {', '.join(a.ids)} since {now - a.began:.0f} s"
             for a in self.attempts.values()
+            if not a.is_made
         ]
         rows = self.counts["rows"] + sum(a.rows for a in self.attempts.values())
         work = Work(self.first_began, self.last_ended) if self.first_began and self.last_ended else None
@@ -155,13 +165,24 @@ class BatchReport:
         self.monitor.add.remote(counts)
         count(self.stage, counts)
 
+    def made(self) -> None:
+        """All of its rows are there, and wait to be written together with others."""
+        self.monitor.made.remote(self.batch, self.rows)
+
     def end(self, counts: Counter[str]) -> None:
-        self.monitor.end.remote(self.batch)
-        self.add(counts)
+        end_all([(self, counts)])
 
     def drop(self) -> None:
         """No batch after all, but a row of one."""
         self.monitor.drop.remote(self.batch)
+
+
+def end_all(reports: Sequence[tuple[BatchReport, Counter[str]]]) -> None:
+    """Batches of one replica are written, with what there is to count of each."""
+    report = reports[0][0]
+    total = sum((counts for _, counts in reports), Counter[str]())
+    report.monitor.end.remote([each.batch for each, _ in reports], total)
+    count(report.stage, total)
 
 
 def _is_alive(node: str) -> bool:

@@ -61,7 +61,7 @@ def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: in
             while todo is not None:
                 is_stuck = _stream(stage, todo, config, batch_size, line)
                 todo = shards.snapshot() if is_stuck else None
-            counts, files, _ = _seal(stage, [shard.name for shard in snapshot])
+            counts, files, _ = _seal(stage, shards.snapshot())
             check_errors(stage, counts)
             # What names of batches count may overlap; what is missing decides whether there is work.
             if counts["missing"] in (0, num_missing):
@@ -104,9 +104,10 @@ def _stream(
     from cotray.pools.stall_watchdog import watch_pipeline
 
     batch_size = batch_size_for(line.total, batch_size, config.max_replicas)
-    units = [unit._asdict() for unit in units_of(stage.shards.source_sizes(), batch_size)]
     # One call reads or writes while `num_batches_at_once` others are with the model.
     concurrency = stage.num_batches_at_once + 1
+    cut = units_of(stage.shards.source_sizes(), batch_size, concurrency * config.max_replicas)
+    units = [unit._asdict() for unit in cut]
     num_replicas = max(1, min(config.max_replicas, len(units)))
     # The one way to give replicas of one pool different nodes; Ray 2.64 is to have another.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
@@ -155,18 +156,18 @@ def _turns(pools: Sequence[Pool]) -> Callable[[], dict[str, Any]]:
     return lambda: _arguments(next(turns))
 
 
-def _seal(stage: PoolStage, names: Sequence[str]) -> PoolResult:
+def _seal(stage: PoolStage, snapshot: Sequence[Shard]) -> PoolResult:
     """Seal every shard on the cluster, and add up its counts."""
     import ray
 
     # It takes none of Ray's CPUs, so that it can always be placed.
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
     num_at_once = SEALERS_PER_NODE * num_nodes()
-    stage_ref = ray.put(stage)
-    counts, files, running, names_left = Counter[str](), list[FileEntry](), [], iter(names)
+    stage_ref, letters = ray.put(stage), stage.shards.folder.dead_letters(stage.shards.target)
+    counts, files, running, left = Counter[str](), list[FileEntry](), [], iter(snapshot)
     while True:
-        for name in itertools.islice(names_left, num_at_once - len(running)):
-            running.append(task.remote(stage_ref, name))
+        for shard in itertools.islice(left, num_at_once - len(running)):
+            running.append(task.remote(stage_ref, shard, shard.name in letters))
         if not running:
             return PoolResult(counts, files)
         finished, running = ray.wait(running)
@@ -176,13 +177,15 @@ def _seal(stage: PoolStage, names: Sequence[str]) -> PoolResult:
         files += [entry] if entry else []
 
 
-def _seal_shard(stage: PoolStage, name: str) -> tuple[Counter[str], FileEntry | None]:
+def _seal_shard(stage: PoolStage, shard: Shard, has_letters: bool) -> tuple[Counter[str], FileEntry | None]:
+    """`has_letters`: rows of the shard have failed before, and their dead letters are there."""
     shards = stage.shards
-    table, num_missing, entry = with_retries(partial(shards.seal, name))
+    table, num_missing, entry = with_retries(partial(shards.seal, shard))
     if stage.dead_letter is not None:
         failed = table.filter(pc.not_equal(table["error"], "")).to_pylist()  # type: ignore[attr-defined]
         letters = [stage.dead_letter(shards.record.from_row(row)) for row in failed]
-        with_retries(partial(shards.folder.write_dead_letters, shards.target, letters, shard=name))
+        if letters or has_letters:
+            with_retries(partial(shards.folder.write_dead_letters, shards.target, letters, shard=shard.name))
     rows = table.select(stage.counted).to_pylist() or [{}] * table.num_rows
     counts = counts_of(rows) + Counter(missing=num_missing)
     del table, rows

@@ -18,6 +18,7 @@ import pyarrow as pa
 from cotray.config.references import hidden
 from cotray.errors import ConfigError, CotrayError, EngineDied, Halted, StageError
 from cotray.pools.failure_causes import keep_most_common, key_of
+from cotray.pools.gathered_batches import GatheredBatches
 from cotray.pools.monitor import BatchReport
 from cotray.pools.prometheus_metrics import count
 from cotray.records import Record
@@ -93,32 +94,42 @@ class Replica:
         counts = Counter[str]()
         for unit in units.to_pylist():
             table = self.waiting(unit["shard"])
-            for batch in range(unit["first"], unit["last"]):
-                rows = table.slice(batch * self.batch_size, self.batch_size).to_pylist()
-                if rows:
-                    records = [self.stage.source_record.from_row(row) for row in rows]
-                    counts += self._make(unit["shard"], records)
+            gathered = GatheredBatches(self.stage.shards, unit["shard"])
+            try:
+                for batch in range(unit["first"], unit["last"]):
+                    rows = table.slice(batch * self.batch_size, self.batch_size).to_pylist()
+                    if rows:
+                        records = [self.stage.source_record.from_row(row) for row in rows]
+                        counts += self._make(records, gathered)
+            finally:  # what is made stays, if a later batch ends the job
+                gathered.write()
         return pa.table({"rows": [counts["rows"]], "dead": [counts["dead_letters"]]})
 
     def _waiting(self, shard: str) -> pa.Table:
         return with_retries(partial(self.stage.shards.waiting, self.snapshot[shard]))
 
-    def _make(self, shard: str, records: Sequence[Any]) -> Counter[str]:
-        """Make and write the rows of one batch."""
+    def _make(self, records: Sequence[Any], gathered: GatheredBatches) -> Counter[str]:
+        """Make the rows of one batch, and write them with those of others."""
         with self.model_is_free:
             report = self._begin(records)
             if report.is_finished:
                 return Counter()
+            if report.deaths:  # they must not be lost with this one
+                gathered.write()
             # A replica died over this batch too often for chance: one of its rows may be the cause.
             is_suspect = report.deaths >= self.max_attempts - 1
-            made = self._alone(records, shard, report) if is_suspect else self._together(records, report)
+            if is_suspect:
+                made = self._alone(records, gathered.shard, report)
+            else:
+                made = self._together(records, report)
         assert len(made) == len(records) * self.stage.shards.num_per_record, (len(made), len(records))
-        if not is_suspect:
-            with_retries(partial(self.stage.shards.write, shard, made))
         counted = self.stage.counted
         counts = counts_of([{name: getattr(row, name) for name in counted} for row in made])
         counts["retries"] += report.deaths
-        report.end(counts)
+        if is_suspect:
+            report.end(counts)
+        else:
+            gathered.add(made, report, counts)
         return counts
 
     def _begin(self, records: Sequence[Any]) -> BatchReport:

@@ -15,21 +15,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cotray.config import StorageConfig
 from cotray.errors import DataError, StorageBusy
+from cotray.storage.s3 import MAX_WHOLE_BYTES, NUM_RETRIES, S3, WAIT_S, s3_address, s3_client
+
+__all__ = ["S3", "s3_client"]
 
 T = TypeVar("T")
-CONNECT_TIMEOUT_S = 5
-REQUEST_TIMEOUT_S = 30
-NUM_RETRIES = 7
-MAX_WHOLE_BYTES = 64 << 20
 NUM_FETCHES = 8
 """Files of a folder that are fetched at once."""
 
@@ -55,38 +53,6 @@ _CAUSES = (
 )
 
 
-class S3(pafs.S3FileSystem):
-    """S3 with timeouts and retries that also hold in the processes it is sent to.
-
-    After a throttled request or a lost connection comes the next of 7 retries, the first at once and
-    each other after twice the time of the one before: 3.2 s in all. A file is a multipart upload, which
-    is completed when every part has arrived; a bucket that does not exist is never created.
-    """
-
-    def __init__(self, endpoint_url: str, region: str | None) -> None:
-        self._arguments = endpoint_url, region
-        scheme, _, address = endpoint_url.rpartition("://")
-        super().__init__(
-            scheme=scheme or "https",
-            # Without one, AWS; with one, the bucket is in the path, as MinIO and the like need it.
-            endpoint_override=address.rstrip("/") or None,
-            region=region,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            request_timeout=REQUEST_TIMEOUT_S,
-            # AWS's "standard" strategy waits up to 1, 2, 4, ... s: in that time it tries half as often.
-            retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=NUM_RETRIES),
-            # Otherwise pyarrow (26) puts an empty object under the name of a large file that it could
-            # not write: a stream whose write failed is still closed, and closing it uploads.
-            allow_delayed_open=False,
-            background_writes=True,
-            tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE") or None,
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # pyarrow's forgets the retry strategy. Credentials are looked up anew where it arrives.
-        return S3, self._arguments
-
-
 def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a path or URI, and the path inside it; no request is made yet."""
     if path.startswith("s3://"):
@@ -100,38 +66,6 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
                 f"{path}: cannot be opened ({reason_of(error)}); check the URI and credentials"
             ) from None
     return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-
-
-def s3_address() -> tuple[str, str | None]:
-    """Endpoint URL ("": AWS) and region (None: what AWS's configuration files say)."""
-    environ = os.environ.get
-    endpoint_url = environ("AWS_ENDPOINT_URL_S3") or environ("AWS_ENDPOINT_URL") or ""
-    region = environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    # Servers of one's own rarely have a region, but a request cannot be signed without one.
-    return endpoint_url, region or ("us-east-1" if endpoint_url else None)
-
-
-def s3_client() -> Any:
-    """boto3's client, for what pyarrow cannot ask: conditional writes and the tags of contents."""
-    return _client_of(*s3_address())
-
-
-@lru_cache(maxsize=8)
-def _client_of(endpoint_url: str, region: str | None) -> Any:
-    """Kept, because making one takes as long as many requests; it renews its credentials itself."""
-    from boto3.session import Session
-    from botocore.config import Config
-
-    return Session().client(
-        "s3",
-        endpoint_url=endpoint_url or None,
-        region_name=region,
-        config=Config(
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=REQUEST_TIMEOUT_S,
-            retries={"max_attempts": NUM_RETRIES + 1, "mode": "standard"},
-        ),
-    )
 
 
 def s3_etags(uri: str) -> list[tuple[str, str]]:
@@ -156,6 +90,9 @@ def write_file(fs: pafs.FileSystem, path: str, data: bytes) -> None:
 
     When this returns, the file outlives a loss of power: file and folder have been written through.
     """
+    if isinstance(fs, S3):
+        fs.write_bytes(path, data)
+        return
     if not isinstance(fs, pafs.LocalFileSystem):  # there are no folders, only names with slashes in them
         with fs.open_output_stream(path) as stream:
             stream.write(data)
@@ -216,10 +153,10 @@ def _sync_folder(folder: str) -> None:
 
 
 def open_file(fs: pafs.FileSystem, path: str) -> pa.NativeFile:
-    """A file to read. From S3, one of up to 64 MiB is read in one request, and with_retries."""
-    file = fs.open_input_file(path)
-    size = file.size() if isinstance(fs, S3) else 0
-    return pa.BufferReader(_read_at(file, size, 0)) if 0 < size <= MAX_WHOLE_BYTES else file
+    """A file to read. From S3, one of up to 64 MiB is read in one request."""
+    if isinstance(fs, S3) and (data := fs.read_bytes(path)) is not None:
+        return pa.BufferReader(data)
+    return fs.open_input_file(path)
 
 
 def fetch_folder(fs: pafs.FileSystem, path: str, target: Path) -> None:
@@ -249,7 +186,7 @@ def _read_at(file: pa.NativeFile, size: int, start: int) -> bytes:
         except OSError as error:
             if "Failed to flush response stream" not in str(error):
                 raise
-            time.sleep(0.025 * 2**attempt)
+            time.sleep(WAIT_S * 2**attempt)
     return file.read_at(size, start)
 
 

@@ -52,6 +52,11 @@ class Folder:
         # Absolute, because Ray's workers run in directories of their own.
         self.root = root.rstrip("/") if "://" in root else self._base
 
+    @property
+    def is_local(self) -> bool:
+        """On a disk, or what is mounted like one; else each access is a request."""
+        return isinstance(self.fs, pafs.LocalFileSystem)
+
     def uri(self, name: str) -> str:
         """The full path of something in the folder, as other libraries take it."""
         return f"{self.root}/{name}"

@@ -104,6 +104,13 @@ class RunFolder(StageStates):
         elif self.exists(name):
             self._delete_file(name)
 
+    def dead_letters(self, stage: str) -> set[str]:
+        """Shards of a stage's input that have dead letters."""
+        names = [
+            path.rpartition("/")[2].removesuffix(".parquet") for path in self.parquet_files("dead_letter")
+        ]
+        return {name.removeprefix(f"{stage}-") for name in names if name.startswith(f"{stage}-")}
+
     def require(
         self, stage: str, verb: str, *, settings: dict[str, Any] | None = None, input: str | None = None
     ) -> Manifest:

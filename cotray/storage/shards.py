@@ -1,7 +1,7 @@
 """One stage's output while it is made, shard by shard of its input.
 
-Replicas write each batch as a file of its own below `TARGET/.batches-VERSION/SHARD/`; a batch that is made
-again replaces its file. At the end the batches of a shard are sealed: merged into `TARGET/SHARD.parquet`,
+Replicas write what they make, in batches, below `TARGET/.batches-VERSION/SHARD/`; the same rows made again
+replace their file. At the end the batches of a shard are sealed: merged into `TARGET/SHARD.parquet`,
 every wanted row once, in the order of the input. Readers see sealed files alone. VERSION is the fingerprint
 of input and settings, and every file says it too: rows of another configuration are never picked up, even if
 a late replica still writes some.
@@ -29,6 +29,8 @@ from cotray.storage.run_folder import VERB_OF, RunFolder
 
 SEALERS_PER_NODE = 2
 """Shards sealed at a time."""
+SELECTED_BY = ("id", "kind", "split", "sample", "error")
+"""Columns of a source that tell whether a row is wanted."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,34 @@ class Shards:
         return [Shard(shard, tuple(finished[shard])) for shard in self._source_shards()]
 
     def num_finished(self, shards: Sequence[Shard]) -> int:
-        """Rows without an error in a snapshot; of batches the file names tell."""
-        names = [name for shard in shards for name in shard.finished]
-        sealed = [name for name in names if "/" not in name]
+        """Rows without an error in a snapshot; of batches the file names tell.
+
+        A sealed shard's batches, which stay until all are sealed, are not counted beside it.
+        """
+        sealed = [f"{shard.name}.parquet" for shard in shards if f"{shard.name}.parquet" in shard.finished]
+        batches = [
+            name for shard in shards if f"{shard.name}.parquet" not in sealed for name in shard.finished
+        ]
         with ThreadPoolExecutor(8) as threads:
             counts = threads.map(lambda name: self._good_keys(name).num_rows, sealed)
             return sum(counts) + sum(
-                int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names if "/" in name
+                int(name.removesuffix(".parquet").rpartition("-")[2]) for name in batches
             )
 
     def num_wanted(self) -> int:
         """Source rows to process, counted file by file."""
-        columns = ["id", "kind", "split", "sample", "error"]
-        tables = (self._source(name, columns) for name in self._source_shards())
-        return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(8) as threads:
+            tables = threads.map(lambda name: self._source(name, SELECTED_BY), self._source_shards())
+            return sum(pc.sum(self.is_wanted(table)).as_py() or 0 for table in tables)  # type: ignore[attr-defined]
 
     def source_sizes(self) -> dict[str, int]:
-        """Rows of each shard of the source, wanted or not, from the files' footers."""
+        """Rows of each shard of the source, wanted or not, from its manifest or the files' footers."""
         names = self._source_shards()
+        manifest = self.folder.manifest(self.source)
+        known = {entry.name: entry.rows for entry in manifest.files or ()} if manifest else {}
+        sizes_known = {name: known.get(f"{name}.parquet") for name in names}
+        if None not in sizes_known.values():
+            return sizes_known  # type: ignore[return-value]
         with ThreadPoolExecutor(8) as threads:
             sizes = threads.map(lambda name: self.folder.num_rows(f"{self.source}/{name}.parquet"), names)
             return dict(zip(names, sizes, strict=True))
@@ -119,28 +131,25 @@ class Shards:
     def write(self, shard: str, rows: Sequence[Any]) -> None:
         self.folder.write_records(self.batch_file(shard, rows), rows, self.record, version=self.version)
 
-    def seal(self, name: str) -> tuple[pa.Table, int, FileEntry | None]:
+    def seal(self, shard: Shard) -> tuple[pa.Table, int, FileEntry | None]:
         """The rows of one shard in the source's order, how many source rows have none yet, and its file.
 
-        Without any missing they are written to the shard's file, and its batches are deleted. Raises
+        Without any missing they are written to the shard's file; done again, it does the same. Raises
         StageError where another process has taken over, or a file has rows of another version.
         """
-        expected = self._keys(self._wanted(name))
-        sealed = f"{self.target}/{name}.parquet"
-        batches = f"{self.target}/{self._batches}/{name}"
-        files = [sealed] if self.folder.exists(sealed) else []
-        new = [f"{batches}/{path.rpartition('/')[2]}" for path in self.folder.parquet_files(batches)]
-        table = self._merge(expected, [*files, *new])
+        columns = [*SELECTED_BY, *(name for name in self.key if name not in SELECTED_BY)]
+        source = self._source(shard.name, columns)
+        expected = self._keys(source.filter(self.is_wanted(source)))
+        name = f"{shard.name}.parquet"
+        sealed = f"{self.target}/{name}"
+        table = self._merge(expected, [f"{self.target}/{there}" for there in shard.finished])
         num_missing = len(expected) - table.num_rows // self.num_per_record
         if num_missing:
             return table, num_missing, None
         self.fence.check()
-        if new or not files:
-            entry = self.folder.write_table(sealed, table, version=self.version)
-        else:
-            entry = self.folder.entry(self.target, f"{name}.parquet")
-        self.folder.delete(batches)
-        return table, 0, entry
+        if shard.finished == (name,):
+            return table, 0, self.folder.entry(self.target, name)
+        return table, 0, self.folder.write_table(sealed, table, version=self.version)
 
     def close(self) -> None:
         """Delete what is left of batches once every shard is sealed. Raises as `check_source` does."""

@@ -24,12 +24,21 @@ def batch_size_for(num_rows: int, batch_size: int, max_replicas: int) -> int:
     return max(1, min(batch_size, math.ceil(num_rows / max_replicas)))
 
 
-def units_of(sizes: Mapping[str, int], batch_size: int) -> list[WorkUnit]:
-    """Cut shards of `sizes` rows; a unit never spans shards."""
+def units_of(sizes: Mapping[str, int], batch_size: int, num_takers: int) -> list[WorkUnit]:
+    """Cut shards of `sizes` rows; a unit never spans shards.
+
+    A unit is half of what each of `num_takers` would still get, so that few are handed out and the last
+    ones are small: all takers end at about the same time (guided self-scheduling).
+    """
     num_batches = {shard: math.ceil(size / batch_size) for shard, size in sizes.items()}
-    step = max(1, math.ceil(sum(num_batches.values()) / MAX_UNITS))
-    return [
-        WorkUnit(shard, first, min(first + step, count))
-        for shard, count in num_batches.items()
-        for first in range(0, count, step)
-    ]
+    left = sum(num_batches.values())
+    least = max(1, math.ceil(left / MAX_UNITS))
+    units = []
+    for shard, count in num_batches.items():
+        first = 0
+        while first < count:
+            last = min(count, first + max(least, left // (2 * num_takers)))
+            units.append(WorkUnit(shard, first, last))
+            left -= last - first
+            first = last
+    return units

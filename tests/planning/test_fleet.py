@@ -154,23 +154,40 @@ def test_rows_become_the_units_of_the_pool() -> None:
     assert rows.in_shards == 16_384
     args = {"tokens_per_s": 100.0, "tokens_per_rationale": 20.0, "num_replicas": 4, "num_nodes": 2}
     work = generate_work(config, rows, **args)
-    assert work.units == (1,) * 80
+    # Four replicas hold two units each. Half of their share of 128 batches is 8; of the 120 that are left 7,
+    # of which two are wanted; the last batch of the shard is not.
+    assert work.units[:3] == (8, 2, 7)
+    assert sum(work.units) == 80 and work.units[-9:] == (1,) * 9
     assert work.replica_s == pytest.approx(10_240 * 20 / 100)
     both = generate_work(parse_config({"teacher": {"batch_size": 128}}), rows, **args)
-    assert both.units == (1,) * 128
+    assert both.units[:3] == (8, 7, 1) and sum(both.units) == 128
     # 8 shards are sealed two at a time on each of two nodes: two rounds.
     assert both.seal_s == pytest.approx(0.2)
 
 
 def test_many_rows_make_a_unit_of_each_shard() -> None:
-    work = pool_work(1_024_000, 1_024_000, batch_size=100, replica_s=1000.0, num_nodes=1)
+    many = {"replica_s": 1000.0, "num_replicas": 8192, "num_nodes": 1}
+    work = pool_work(1_024_000, 1_024_000, batch_size=100, **many)
     # 500 shards of 21 batches (the last of 48 rows) are 10,500, in steps of ceil(10,500 / 4,096) = 3.
     assert work.units == (3,) * 3500
-    large = pool_work(20_480_000, 20_480_000, batch_size=128, replica_s=1000.0, num_nodes=1)
+    large = pool_work(20_480_000, 20_480_000, batch_size=128, **many)
     # 160,000 batches in steps of 40, but no unit is longer than a shard's 16 batches.
     assert large.units == (16,) * 10_000
 
 
 def test_units_cover_every_batch_once() -> None:
-    units = units_of({"a": 300, "b": 0, "c": 1}, 128)
-    assert [tuple(unit) for unit in units] == [("a", 0, 1), ("a", 1, 2), ("a", 2, 3), ("c", 0, 1)]
+    units = units_of({"a": 300, "b": 0, "c": 1}, 128, num_takers=1)
+    assert [tuple(unit) for unit in units] == [("a", 0, 2), ("a", 2, 3), ("c", 0, 1)]
+
+
+@given(st.lists(st.integers(0, 5000), max_size=9), st.integers(1, 300), st.integers(1, 40))
+def test_no_unit_is_more_than_half_of_what_each_taker_would_still_get(
+    sizes: list[int], batch_size: int, num_takers: int
+) -> None:
+    units = units_of({str(n): size for n, size in enumerate(sizes)}, batch_size, num_takers)
+    left = sum(-(-size // batch_size) for size in sizes)
+    least = max(1, -(-left // 4096))
+    for unit in units:
+        assert unit.last - unit.first <= max(least, left / num_takers / 2)
+        left -= unit.last - unit.first
+    assert left == 0

@@ -1,8 +1,12 @@
-"""A model behind an endpoint is probed as the same model at hand: SmolLM2, served by plain transformers."""
+"""A model behind an endpoint is probed as the same model at hand: SmolLM2, served by plain transformers and
+by vLLM."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,14 @@ import pytest
 import torch
 from fastapi.responses import Response
 from openai_server import continuation, openai_server
+from vllm_server import vllm_server
 
 from cotray.config import ScoringConfig, TeacherConfig
 from cotray.config.probing import ProbingConfig
 from cotray.inference.cost_cap import CostCap
 from cotray.inference.endpoint_model import EndpointModel
 from cotray.inference.openai_endpoint import Endpoint
+from cotray.models.locations import model_path
 from cotray.probing.figures import figures
 from cotray.probing.probe import probe
 from cotray.probing.prober import Prober
@@ -50,11 +56,11 @@ def rationales() -> list[Rationale]:
     ]  # fmt: skip
 
 
-def test_probes_of_an_endpoint_have_the_answers_and_figures_of_the_model_itself(tmp_path: Path) -> None:
-    at_hand = Student(MODEL, config=CONFIG, prompt=FewShotPrompt(2), seed=0, method="few-shot")
+@contextlib.contextmanager
+def served_by_transformers(at_hand: Student) -> Iterator[str]:
     model_at_hand: Any = at_hand.model
     tokenizer: Any = at_hand.tokenizer
-    prober, one_at_a_time = Prober.of(PROBING, seed=0, world=None), threading.Lock()
+    one_at_a_time = threading.Lock()
 
     @torch.inference_mode()
     def answering(body: dict[str, Any], _: int) -> Response:
@@ -64,13 +70,29 @@ def test_probes_of_an_endpoint_have_the_answers_and_figures_of_the_model_itself(
         text = tokenizer.decode(ids[0][inputs.input_ids.shape[1] :], skip_special_tokens=True)
         return continuation(text.partition(body["stop"][0])[0])
 
-    expected = probe(at_hand, prober, rationales())
     with openai_server(answering) as server:
+        yield server.base_url
+
+
+def served_by_vllm(_: Student) -> AbstractContextManager[str]:
+    return vllm_server(model_path(MODEL))
+
+
+@pytest.mark.parametrize(
+    "served", [served_by_transformers, pytest.param(served_by_vllm, marks=pytest.mark.vllm)]
+)
+def test_probes_of_an_endpoint_have_the_answers_and_figures_of_the_model_itself(
+    served: Callable[[Student], AbstractContextManager[str]], tmp_path: Path
+) -> None:
+    at_hand = Student(MODEL, config=CONFIG, prompt=FewShotPrompt(2), seed=0, method="few-shot")
+    prober = Prober.of(PROBING, seed=0, world=None)
+    expected = probe(at_hand, prober, rationales())
+    with served(at_hand) as base_url:
         tree = {"engine": "openai", "model": "m", "num_demonstrations": 2}
-        teacher = TeacherConfig.model_validate(tree | {"endpoint": {"base_url": server.base_url}})
+        teacher = TeacherConfig.model_validate(tree | {"endpoint": {"base_url": base_url}})
         replies = PaidReplies(str(tmp_path), account=str(tmp_path))
         model = EndpointModel(
-            Endpoint(server.base_url, "m", "none"), CostCap(), replies, stage="probes", concurrency=1
+            Endpoint(base_url, "m", "none"), CostCap(), replies, stage="probes", concurrency=1
         )
         try:
             student = EndpointStudent(teacher, model, at_hand.tokenizer, config=CONFIG, seed=0)

@@ -29,6 +29,7 @@ BUCKET = "cotray-storage"
 FOLDER = f"s3://{BUCKET}/run"
 BOUND_S = 10
 LARGE = bytes(range(256)) * (12 << 12)  # 12 MiB: a multipart upload of two parts
+ONE_PART = LARGE[: 8 << 20]
 VARIABLES = {
     "AWS_ACCESS_KEY_ID": "right",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -89,6 +90,35 @@ def test_throttled_requests_are_repeated(server, data):
     for method in ("HEAD", "GET"):
         server.faults.throttle_next, server.faults.throttled_methods = 3, (method,)
         assert folder.read_bytes("throttled") == data
+
+
+def test_a_small_file_is_one_request_to_write_and_one_to_read(server):
+    RunFolder(FOLDER).write_bytes("one", b"small")
+    assert server.num_requests == {"PUT": 1}
+    assert RunFolder(FOLDER).read_bytes("one") == b"small"
+    assert server.num_requests == {"PUT": 1, "GET": 1}
+
+
+def test_a_file_too_large_for_one_request_is_read_in_parts(server, monkeypatch):
+    RunFolder(FOLDER).write_bytes("parts", LARGE)
+    monkeypatch.setattr("cotray.storage.s3.MAX_WHOLE_BYTES", len(LARGE) - 1)
+    with RunFolder(FOLDER).fs.open_input_file(f"{BUCKET}/run/parts") as file:
+        assert file.size() == len(LARGE)
+    assert RunFolder(FOLDER).read_bytes("parts") == LARGE
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
+def test_a_download_whose_connection_is_cut_is_begun_again(server, data):
+    RunFolder(FOLDER).write_bytes("cut", data)
+    server.faults.cut_next = 3
+    assert RunFolder(FOLDER).read_bytes("cut") == data
+    assert server.faults.cut_next == 0
+
+
+def test_a_download_whose_connection_is_always_cut_is_an_error(server):
+    RunFolder(FOLDER).write_bytes("cut", b"small")
+    server.faults.cut_next = 1000
+    assert "no connection to the storage" in error_of(RunFolder(FOLDER).read_bytes, "cut")
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
@@ -162,7 +192,7 @@ def test_a_small_read_that_is_throttled_without_end_is_an_error_after_the_last_r
     server.num_requests.clear()
     server.faults.throttle_next, server.faults.throttled_methods = 1000, ("GET",)
     assert "overloaded" in error_of(folder.read_bytes, "small")
-    assert server.num_requests == {"HEAD": 1, "GET": 1 + NUM_RETRIES}
+    assert server.num_requests == {"GET": 1 + NUM_RETRIES}
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
@@ -174,14 +204,15 @@ def test_an_upload_whose_connection_is_always_reset_leaves_nothing_under_the_nam
     assert not folder.exists(name)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_an_upload_that_is_throttled_for_too_long_leaves_nothing_under_the_name(server, method):
+@pytest.mark.parametrize(("method", "data"), [("POST", ONE_PART), ("PUT", ONE_PART), ("PUT", b"small")])
+def test_an_upload_that_is_throttled_for_too_long_leaves_nothing_under_the_name(server, method, data):
     """The storage recovers right after: what is left of the upload must not be completed then."""
     folder = RunFolder(FOLDER)
     server.faults.throttle_next, server.faults.throttled_methods = 1 + NUM_RETRIES, (method,)
-    assert "overloaded" in error_of(folder.write_bytes, f"throttled-{method}", b"small")
+    name = f"throttled-{method}-{len(data)}"
+    assert "overloaded" in error_of(folder.write_bytes, name, data)
     assert server.faults.throttle_next == 0
-    assert not folder.exists(f"throttled-{method}")
+    assert not folder.exists(name)
 
 
 @pytest.mark.parametrize("name", ["write", "list"])

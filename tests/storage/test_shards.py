@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cotray.errors import StageError
 from cotray.records import Assessment, Rationale, TeacherRequest
-from cotray.storage.manifest import Manifest
+from cotray.storage.manifest import FileEntry, Manifest
 from cotray.storage.run_folder import RunFolder
 from cotray.storage.shards import Shards
 
@@ -49,6 +49,10 @@ def waiting(shards: Shards) -> list[str]:
     return [id for shard in shards.snapshot() for id in shards.waiting(shard)["id"].to_pylist()]
 
 
+def sealed(shards: Shards, name: str) -> tuple[pa.Table, int, FileEntry | None]:
+    return shards.seal(next(shard for shard in shards.snapshot() if shard.name == name))
+
+
 def rows_of(shards: Shards) -> list[Rationale]:
     return list(shards.folder.read_records("rationales", Rationale))
 
@@ -57,7 +61,11 @@ def test_only_wanted_rows_wait(tmp_path: Path) -> None:
     shards = shards_of(tmp_path)
     assert shards.num_wanted() == 7
     assert waiting(shards) == [f"q{n}" for n in range(7)]
-    assert shards.source_sizes() == {"part-00000": 8, "part-00001": 6}
+    sizes = {"part-00000": 8, "part-00001": 6}
+    assert shards.source_sizes() == sizes
+    entries = [FileEntry(f"{name}.parquet", 1, "", rows + 100) for name, rows in sizes.items()]
+    shards.folder.write_state("requests", Manifest("requests", {}, "a", 14, 14, 0, files=tuple(entries)))
+    assert shards.source_sizes() == {"part-00000": 108, "part-00001": 106}, "no file was opened"
 
 
 def test_a_source_that_another_command_makes_anew_ends_the_stage_made_from_it(tmp_path: Path) -> None:
@@ -71,7 +79,7 @@ def test_a_source_that_another_command_makes_anew_ends_the_stage_made_from_it(tm
     assert waiting(shards) == [f"q{n}" for n in range(7)]
     (snapshot, _) = shards.snapshot()
     folder.restart("requests", settings={}, input="b")
-    for work in (lambda: shards.waiting(snapshot), lambda: shards.seal("part-00000"), shards.close):
+    for work in (lambda: shards.waiting(snapshot), lambda: shards.seal(snapshot), shards.close):
         with pytest.raises(StageError, match="requests: another command makes it anew while rationales is"):
             work()
     folder.write_records("requests/part-00000.parquet", [request(0)], TeacherRequest, version="of b")
@@ -98,10 +106,20 @@ def test_readers_see_nothing_before_the_seal_and_every_row_in_order_after(tmp_pa
     shards.write("part-00000", [rationale(request(3)), rationale(request(0))])
     shards.write("part-00000", [rationale(request(2)), rationale(request(1))])
     assert rows_of(shards) == []
-    assert shards.seal("part-00000")[1] == 0
+    assert sealed(shards, "part-00000")[1] == 0
     assert rows_of(shards) == [rationale(request(n)) for n in range(4)]
     shards.close()
     assert [path.name for path in (tmp_path / "rationales").iterdir()] == ["part-00000.parquet"]
+
+
+def test_a_shard_sealed_again_because_its_sealer_died_is_the_same(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, [4])
+    shards.write("part-00000", [rationale(request(n)) for n in range(4)])
+    (shard,) = shards.snapshot()
+    assert shards.seal(shard)[1:] == shards.seal(shard)[1:]
+    (again,) = shards.snapshot()
+    assert shards.num_finished([again]) == 4, "batches stay until all shards are sealed"
+    assert shards.seal(again)[1:] == shards.seal(shard)[1:]
 
 
 def test_a_row_made_twice_is_there_once_and_the_one_without_an_error_wins(tmp_path: Path) -> None:
@@ -110,7 +128,7 @@ def test_a_row_made_twice_is_there_once_and_the_one_without_an_error_wins(tmp_pa
     shards.write(
         "part-00000", [rationale(request(0), "second"), rationale(request(1)), rationale(request(2))]
     )
-    assert shards.seal("part-00000")[1] == 0
+    assert sealed(shards, "part-00000")[1] == 0
     assert [(r.id, r.rationale) for r in rows_of(shards)] == [
         ("q0", "second"),
         ("q1", "It flies."),
@@ -121,7 +139,7 @@ def test_a_row_made_twice_is_there_once_and_the_one_without_an_error_wins(tmp_pa
 def test_a_shard_with_rows_missing_is_not_sealed_and_says_how_many(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, [4])
     shards.write("part-00000", [rationale(request(1))])
-    table, num_missing, _ = shards.seal("part-00000")
+    table, num_missing, _ = sealed(shards, "part-00000")
     assert (table.num_rows, num_missing) == (1, 3)
     assert rows_of(shards) == [] and waiting(shards) == ["q0", "q2", "q3"]
 
@@ -129,10 +147,10 @@ def test_a_shard_with_rows_missing_is_not_sealed_and_says_how_many(tmp_path: Pat
 def test_a_sealed_shard_with_errors_is_opened_again(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, [2])
     shards.write("part-00000", [rationale(request(0)), rationale(request(1), "", error="no memory")])
-    shards.seal("part-00000")
+    sealed(shards, "part-00000")
     assert waiting(shards) == ["q1"] and shards.num_finished(shards.snapshot()) == 1
     shards.write("part-00000", [rationale(request(1), "now")])
-    assert shards.seal("part-00000")[1] == 0
+    assert sealed(shards, "part-00000")[1] == 0
     assert [r.rationale for r in rows_of(shards)] == ["It flies.", "now"]
 
 
@@ -141,7 +159,7 @@ def test_draws_of_one_request_stay_together_also_if_one_failed(tmp_path: Path) -
     first = rationale(request(0))
     shards.write("part-00000", [first, replace(first, sample=1, rationale="", error="no memory")])
     assert waiting(shards) == ["q0"]
-    assert shards.seal("part-00000")[1] == 0
+    assert sealed(shards, "part-00000")[1] == 0
     assert [(r.sample, r.error) for r in rows_of(shards)] == [(0, ""), (1, "no memory")]
 
 
@@ -149,13 +167,13 @@ def test_rows_of_another_version_are_never_picked_up(tmp_path: Path) -> None:
     old, new = shards_of(tmp_path, [2], version="old"), shards_of(tmp_path, [2], version="new")
     old.write("part-00000", [rationale(request(0)), rationale(request(1))])
     assert waiting(new) == ["q0", "q1"]
-    assert new.seal("part-00000")[1] == 2
+    assert sealed(new, "part-00000")[1] == 2
 
 
 def test_a_shard_without_wanted_rows_is_an_empty_file(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, [1])
     shards.folder.write_records("requests/part-00001.parquet", [request(9, "counterfactual")], TeacherRequest)
-    assert [shards.seal("part-00001")[1:] for _ in range(2)] == [(0, shards.seal("part-00001")[2])] * 2
+    assert [sealed(shards, "part-00001")[1:] for _ in range(2)] == [(0, sealed(shards, "part-00001")[2])] * 2
     assert (tmp_path / "rationales" / "part-00001.parquet").is_file()
 
 
@@ -183,7 +201,7 @@ def test_however_rows_are_cut_into_batches_the_sealed_file_is_the_same(case) -> 
             for start, end in pairwise(edges):
                 shards.write("part-00000", [rationale(request(n)) for n in range(start, end)])
             edges = sorted({0, size, size // 2})
-        assert shards.seal("part-00000")[1] == 0
+        assert sealed(shards, "part-00000")[1] == 0
         assert rows_of(shards) == [rationale(request(n)) for n in range(size)]
 
 
@@ -201,6 +219,6 @@ def test_a_source_of_an_earlier_version_without_a_key_column_is_sealed_under_the
     read = folder.read_records("rationales", Rationale)
     shards.write("part-00000", [Assessment.from_row(row.to_row() | {"num_words": 2}) for row in read])
     assert waiting(shards) == []
-    shards.seal("part-00000")
-    sealed = list(folder.read_records("assessments", Assessment))
-    assert [(row.id, row.sample, row.num_words) for row in sealed] == [(f"q{n}", 0, 2) for n in range(3)]
+    sealed(shards, "part-00000")
+    read = folder.read_records("assessments", Assessment)
+    assert [(row.id, row.sample, row.num_words) for row in read] == [(f"q{n}", 0, 2) for n in range(3)]

@@ -54,7 +54,7 @@ def pool_in_this_process(stage: Any, **_: Any) -> PoolResult:
         for start in range(0, len(rows), 8):
             records = [stage.source_record.from_row(row) for row in rows[start : start + 8]]
             shards.write(shard.name, process(records, on_finished=lambda _: None))
-    sealed = [_seal_shard(stage, shard.name) for shard in shards.snapshot()]
+    sealed = [_seal_shard(stage, shard, True) for shard in shards.snapshot()]
     counts = sum((each for each, _ in sealed), Counter[str]())
     assert not counts["missing"]
     shards.close()

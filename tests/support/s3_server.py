@@ -17,7 +17,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,8 @@ class Faults:
     throttled_methods: tuple[str, ...] = METHODS
     reset_next: int = 0
     """For so many PUTs: half of the body is read, then the connection is reset."""
+    cut_next: int = 0
+    """For so many GETs: half of the body is sent, then the connection is reset."""
     throttle_share: float = 0.0
     reset_share: float = 0.0
     """The same for a share of the requests (of the PUTs), drawn with `rng`."""
@@ -64,16 +66,17 @@ class FaultyS3:
             fault = self._fault(environ)
         if fault == "reset":
             _reset(environ)
-        if fault:
+        if fault and fault != "cut":
             return _error(environ, start_response, *fault)
         if environ["REQUEST_METHOD"] == "PUT" and self.faults.in_mid_upload:
             half = _read(environ, 0.5)
             self.faults.in_mid_upload(environ["PATH_INFO"])
             environ["wsgi.input"] = io.BytesIO(half + _rest(environ, len(half)))
-        return self._app(environ, start_response)
+        answer = self._app(environ, start_response)
+        return _cut(environ, answer) if fault == "cut" else answer
 
     def _fault(self, environ: dict[str, Any]) -> Any:
-        """None, "reset", or the status and code of an error."""
+        """None, "reset", "cut", or the status and code of an error."""
         faults, method = self.faults, environ["REQUEST_METHOD"]
         self.num_requests[method] += 1
         key = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
@@ -85,6 +88,9 @@ class FaultyS3:
         if method == "PUT" and faults.reset_next:
             faults.reset_next -= 1
             return "reset"
+        if method == "GET" and faults.cut_next:
+            faults.cut_next -= 1
+            return "cut"
         if faults.rng.random() < faults.throttle_share:
             return "503 Slow Down", "SlowDown"
         if method == "PUT" and faults.rng.random() < faults.reset_share:
@@ -104,6 +110,12 @@ def _rest(environ: dict[str, Any], num_read: int) -> bytes:
     if num_read + len(rest) < int(length):
         raise ConnectionResetError("the client is gone")
     return rest
+
+
+def _cut(environ: dict[str, Any], answer: Iterable[bytes]) -> Iterator[bytes]:
+    body = b"".join(answer)
+    yield body[: len(body) // 2]
+    _reset(environ)
 
 
 def _reset(environ: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai_server import Answering, completion, continuation, openai_server, refusal
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm_server import vllm_server
 
 from cotray.config import TeacherConfig
 from cotray.errors import ConfigError, Halted
@@ -29,6 +30,8 @@ from cotray.storage.folder import Folder
 from cotray.storage.paid_replies import PaidReplies, replies_of
 from cotray.teacher.openai_teacher import OpenAITeacher
 from cotray.teacher.transformers_teacher import TransformersTeacher
+
+SMOLLM2 = "embedded:smollm2-135m-instruct"
 
 
 def requests(count: int) -> list[TeacherRequest]:
@@ -89,6 +92,25 @@ def test_greedy_rationales_over_an_api_are_those_of_the_same_model_at_hand(tmp_p
     ).generate(requests(12))
     assert [row.rationale for row in over_api] == [row.rationale for row in at_hand]
     assert len({row.rationale for row in at_hand}) > 6
+
+
+@pytest.mark.long
+@pytest.mark.vllm
+def test_rationales_of_a_vllm_server_are_those_of_the_same_model_at_hand(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"prompt": "completion", "decoding": {"max_new_tokens": 24}}
+    at_hand = TransformersTeacher(
+        TeacherConfig.model_validate({"model": SMOLLM2, "dtype": "float32", "num_demonstrations": 1} | keys),
+        method="greedy",
+    ).generate(requests(8))
+    with vllm_server(model_path(SMOLLM2)) as url:
+        with teacher(url, tmp_path / "plain", concurrency=4, **keys) as asked:
+            over_api = asked.generate(requests(8))
+        chat = {"prompt": "chat", "decoding": {"max_new_tokens": 24}}
+        with teacher(url, tmp_path / "chat", concurrency=4, **chat) as asked:
+            chatted = asked.generate(requests(8))
+    assert [row.rationale for row in over_api] == [row.rationale for row in at_hand]
+    assert all(row.rationale for row in at_hand)
+    assert all(row.rationale and 0 < row.num_tokens <= 24 and not row.error for row in chatted)
 
 
 def test_a_completion_forces_the_answer_exactly_as_engines_at_hand_do(tmp_path: Path) -> None:
