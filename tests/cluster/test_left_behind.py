@@ -139,7 +139,7 @@ def command_of(verb: str, folder: Path) -> list[str]:
             return [*configured, "accuracy>=0"]
         case "plan":
             rates = ["--teacher-tokens-per-s", "100", "--tokens-per-rationale", "20"]
-            return [*configured, "--rows", "1000", *rates]
+            return [*configured, "teacher.num_gpus=1", "--rows", "1000", *rates]
         case "init":
             questions = ROOT / "cotray/data/sample/questions.jsonl"
             return ["jobs.init", str(questions), "--out", str(folder / "own.yaml")]
@@ -169,5 +169,7 @@ def test_every_verb_leaves_nothing_behind(verb: str, end: str, finished: Path, t
             own.remember()
             own.process.send_signal(how)
         status = own.process.wait(WAIT_S)
-        assert (status == 0) == (end == "done"), own.text()[-2000:]
+        # Asked to end, an endpoint has done all that it should.
+        is_right = end == "done" or (verb == "serve" and end in ("ctrl-c", "sigterm"))
+        assert (status == 0) == is_right, own.text()[-2000:]
         own.assert_nothing_is_left()

@@ -54,7 +54,7 @@ def test_what_the_configuration_leaves_empty_stays_as_it_is():
             "AWS says TEAPOT during PutObject: why",
         ),
         (OSError("When reading key 'SLOW_DOWN': broken"), "When reading key 'SLOW_DOWN': broken"),
-        (OSError(28, "[Errno 28] Error writing bytes"), "no space left on device; check the path"),
+        (OSError(28, "[Errno 28] Error writing bytes"), "no space left on device; make room, and"),
         (PermissionError(13, "Cannot open"), "permission denied; check the path, its permissions"),
         (FileNotFoundError(2, "Cannot open"), "no such file or folder"),
         (pa.ArrowInvalid("no magic bytes"), "damaged (no magic bytes); delete it"),
