@@ -37,6 +37,10 @@ class MethodReport:
     """How many rationales of the student are empty or repeat themselves; None where that was not counted.
     cotray/scoring/writing.py"""
 
+    one_answer: dict[str, Any] | None = None
+    """How often the simulator gives its commonest answer; None where that was not counted.
+    cotray/scoring/one_answer.py"""
+
     probing: dict[str, Any] | None = None
     """The figures of `probe`; None where it did not ask this student. cotray/probing/figures.py"""
 

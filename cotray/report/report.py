@@ -139,6 +139,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         conseq=student.metrics.get("conseq"),
         ground_truth=manifest("answers", "score").metrics.get("ground_truth") or None,
         writing=manifest("answers", "score").metrics.get("writing"),
+        one_answer=figures.get("one_answer"),
         probing=probing_of(folder),
     )
 

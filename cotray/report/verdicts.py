@@ -11,6 +11,7 @@ from cotray.records import Simulation
 from cotray.report.comparison import STUDENT_FIGURES, Difference, columns_of, difference, student_columns
 from cotray.report.method_report import MethodDifference, MethodReport
 from cotray.report.table import MIN_QUESTIONS
+from cotray.scoring.one_answer import blind
 from cotray.scoring.writing import untrained
 
 FIGURES = ("las", "accuracy")
@@ -40,9 +41,14 @@ def differences(
 
 
 def verdicts(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference]) -> list[str]:
-    """First which students cannot write, then a sentence per pair; of a single method, one that compares its
-    LAS with 0."""
-    warned = [f"{method.method}: {said}." for method in methods if (said := untrained(method.writing))]
+    """First which students cannot write and which simulators say one thing, then a sentence per pair; of a
+    single method, one that compares its LAS with 0."""
+    warned = [
+        f"{method.method}: {said}."
+        for method in methods
+        for said in (untrained(method.writing), blind(method.one_answer))
+        if said
+    ]
     if len(methods) == 1:
         return [*warned, _alone(methods[0])]
     by_name = {method.method: method for method in methods}

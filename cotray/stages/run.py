@@ -14,6 +14,7 @@ from cotray.config import RunConfig, dump_config
 from cotray.errors import StageInUse
 from cotray.export.cards import write_cards
 from cotray.pools.ray_cluster import cluster
+from cotray.scoring.one_answer import blind
 from cotray.scoring.writing import untrained
 from cotray.stages.assess import assess
 from cotray.stages.generate import generate
@@ -95,13 +96,16 @@ def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     write_cards(config)
     folder = RunFolder(config.run_dir)
     figures = folder.require("simulations", "score").metrics
-    said = untrained(folder.require("answers", "score").metrics.get("writing"))
+    warned = [
+        untrained(folder.require("answers", "score").metrics.get("writing")),
+        blind(figures.get("one_answer")),
+    ]
     las = figures["las"]
     return (
         f"{summary}\nLAS {number(las['las'])} {interval(las['ci95'])}"
         f"{' (' + las['reason'] + ')' if las['reason'] else ''}, simulation gain {number(las['sim_gain'])}, "
         f"leak rate {number(las['leak_rate'])}, accuracy {number(figures['accuracy']['value'])}"
-        f"{f'{chr(10)}warning: {said}' if said else ''}"
+        f"{''.join(f'{chr(10)}warning: {said}' for said in warned if said)}"
     )
 
 
