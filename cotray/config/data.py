@@ -67,7 +67,8 @@ class MappingConfig(Config):
     """Where in its column an open answer stands: all of it, what follows the last ####, or what the last
     \\boxed{} holds. What is written before is the rationale where no column has one."""
     labels: tuple[str, ...] = ()
-    """The names of integer answers, from 0 on, such as [entailment, neutral, contradiction]."""
+    """The choices of all questions, where rows do not have their own: [supported, refuted]. An answer is one
+    of them, or its number from 0 on."""
     shuffle_choices: bool | None = None
     """Draw the order of the choices by the id, for data in which the right one always has the same place."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from cotray.config import DataConfig, RunConfig
 from cotray.config.data import Column, ColumnsConfig
 from cotray.data.columns import Raw, UnusableRow
+from cotray.data.few_answers import labels_of
 from cotray.data.file_formats import Row, Unreadable
 from cotray.data.layouts import UNDESCRIBED
 from cotray.data.questions import understand
@@ -19,6 +21,8 @@ from cotray.data.readers import read_rows
 from cotray.errors import DataError
 
 NUM_ROWS = 20
+NUM_ANSWERS = 500
+"""Rows whose answers are looked at, to see whether they are a few labels."""
 SEED = RunConfig().seed
 NAMES = {
     "id": ("id", "qid", "uid", "question_id"),
@@ -35,7 +39,19 @@ NAMES = {
         "text",
     ),
     "choices": ("choices", "options", "candidates"),
-    "answer": ("answer", "correct_answer", "correct", "label", "gold", "target", "solution", "answer_key"),
+    "answer": (
+        "answer",
+        "correct_answer",
+        "correct",
+        "label",
+        "gold",
+        "target",
+        "solution",
+        "answer_key",
+        "verdict",
+        "class",
+        "category",
+    ),
     "rationale": ("rationale", "explanation", "reasoning", "reason"),
 }
 """What a column with such a name is likely to be; of several the first."""
@@ -56,6 +72,7 @@ class FirstLook:
     """Why rows are not understood."""
     columns: dict[str, Any]
     """Names and paths of the columns, with their first values."""
+    tasks: frozenset[str] = frozenset()
 
     @property
     def is_guess(self) -> bool:
@@ -82,6 +99,8 @@ def first_look(path: str, *, num_rows: int = NUM_ROWS) -> FirstLook:
         guessed = _read_by(plain.model_copy(update={"columns": guess}), rows, columns)
         # Of a layout some rows may be bad; a guess has to fit all of them.
         found = guessed if guessed.num_understood == len(readable) else found
+    if found.tasks == {"open"} and (labels := _labels(found.config)):
+        found = _read_by(found.config.model_copy(update={"labels": labels}), rows, columns)
     if not found.num_understood and len(columns) < 2:
         names = ", ".join(columns) or "none"
         raise DataError(
@@ -104,7 +123,17 @@ def _read_by(config: DataConfig, rows: Sequence[tuple[str, Row]], columns: dict[
     layouts = ", ".join(dict.fromkeys(layout for layout, _ in ways))
     tasks = ", ".join(dict.fromkeys(task for _, task in ways))
     read_as = f"{layouts}, task {tasks}" if ways else ""
-    return FirstLook(rows, config, read_as, ways.total(), reasons, columns)
+    tasks = frozenset(task for _, task in ways)
+    return FirstLook(rows, config, read_as, ways.total(), reasons, columns, tasks)
+
+
+def _labels(config: DataConfig) -> tuple[str, ...]:
+    """What the answers of open questions are, where they are choices that no column names."""
+    answers = []
+    for _, row in islice(read_rows(config), NUM_ANSWERS):
+        with suppress(UnusableRow):
+            answers.append(understand(row, config, seed=SEED).pair.answer)
+    return labels_of(answers)
 
 
 def _guess(rows: Sequence[Raw]) -> ColumnsConfig | None:

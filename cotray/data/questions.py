@@ -100,7 +100,10 @@ def _id(mapping: Mapping, row: Raw, question: str, choices: Choices) -> tuple[st
 
 def _choice_texts(mapping: Mapping, row: Raw) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(labels, texts): the labels of the data, or none. An empty last choice is none."""
-    value = mapping.read(row, "choices")
+    try:
+        value = mapping.read(row, "choices")
+    except UnusableRow as error:
+        raise UnusableRow(f"{error}; choices that all questions have are named in data.labels") from None
     if isinstance(value, str):
         value = parsed(value, "choices")
     if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[0], dict)):

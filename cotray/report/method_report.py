@@ -37,9 +37,9 @@ class MethodReport:
     """How many rationales of the student are empty or repeat themselves; None where that was not counted.
     cotray/scoring/writing.py"""
 
-    one_answer: dict[str, Any] | None = None
-    """How often the simulator gives its commonest answer; None where that was not counted.
-    cotray/scoring/one_answer.py"""
+    commonest_answers: dict[str, Any] | None = None
+    """Of the data, the student and the simulator; None where an earlier version of cotray did not count them.
+    cotray/scoring/constant_answers.py"""
 
     probing: dict[str, Any] | None = None
     """The figures of `probe`; None where it did not ask this student. cotray/probing/figures.py"""
@@ -48,6 +48,12 @@ class MethodReport:
     def num_questions(self) -> int:
         """Test questions: all of them are in LAS and in the accuracy."""
         return self.accuracy["n"]
+
+    @property
+    def accuracy_of_one_answer(self) -> float | None:
+        """Of whoever gives the commonest right answer to every test question."""
+        found = self.commonest_answers
+        return found["gold"]["count"] / found["n"] if found and found["n"] else None
 
     @property
     def faithfulness(self) -> float | None:

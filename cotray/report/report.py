@@ -16,6 +16,7 @@ from cotray.report.probed_examples import probed_examples
 from cotray.report.run_columns import probing_of
 from cotray.report.scored_runs import scored_runs
 from cotray.report.table import probing_lines, text_table
+from cotray.report.trained_alike import trained_otherwise
 from cotray.report.verdicts import differences, verdicts
 from cotray.seeds import digest
 from cotray.storage.manifest import Manifest, fingerprint
@@ -34,7 +35,7 @@ def report(config: RunConfig) -> str:
     methods = [_method_report(method, folder) for method, folder in folders]
     simulations = [{s.id: s for s in folder.read_records("simulations", Simulation)} for _, folder in folders]
     pairs = differences([m.method for m in methods], simulations, seed=config.seed)
-    said = verdicts(methods, pairs)
+    said = [*trained_otherwise(folders), *verdicts(methods, pairs)]
     summary = {
         "title": f"cotray {root.root.rpartition('/')[2]}",
         **_made_from([folder for _, folder in folders]),
@@ -130,6 +131,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
             "rationales": rationales.num_out,
             "failed rationales": rationales.num_dead,
             "rationale tokens": rationales.metrics["tokens"],
+            "training steps": student.metrics.get("num_steps", "-"),
             "factual examples": student.metrics["factual"],
             "counterfactual examples": student.metrics["counterfactual"],
             "too long examples": student.num_dead,
@@ -139,7 +141,7 @@ def _method_report(method: str, folder: RunFolder) -> MethodReport:
         conseq=student.metrics.get("conseq"),
         ground_truth=manifest("answers", "score").metrics.get("ground_truth") or None,
         writing=manifest("answers", "score").metrics.get("writing"),
-        one_answer=figures.get("one_answer"),
+        commonest_answers=figures.get("commonest_answers"),
         probing=probing_of(folder),
     )
 

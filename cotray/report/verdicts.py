@@ -11,9 +11,13 @@ from cotray.records import Simulation
 from cotray.report.comparison import STUDENT_FIGURES, Difference, columns_of, difference, student_columns
 from cotray.report.method_report import MethodDifference, MethodReport
 from cotray.report.table import MIN_QUESTIONS
-from cotray.scoring.one_answer import blind
+from cotray.scoring.constant_answers import constant
 from cotray.scoring.writing import untrained
 
+FEWEST_STEPS = 20
+"""Of training, below which a report says so."""
+MOST_UNNAMED = 0.5
+"""Share of texts that name their answer, below which a report says so."""
 FIGURES = ("las", "accuracy")
 """What methods are compared by: keys of STUDENT_FIGURES."""
 
@@ -46,13 +50,39 @@ def verdicts(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference])
     warned = [
         f"{method.method}: {said}."
         for method in methods
-        for said in (untrained(method.writing), blind(method.one_answer))
+        for said in (
+            _hardly_trained(method),
+            untrained(method.writing),
+            constant(method.commonest_answers),
+            _unnamed(method),
+        )
         if said
     ]
     if len(methods) == 1:
         return [*warned, _alone(methods[0])]
     by_name = {method.method: method for method in methods}
     return warned + [_verdict(by_name[pair.method], by_name[pair.against], pair.las) for pair in pairs]
+
+
+def _hardly_trained(method: MethodReport) -> str | None:
+    num_steps = method.counts.get("training steps")
+    if not isinstance(num_steps, int) or num_steps >= FEWEST_STEPS:
+        return None
+    return (
+        f"the student was trained in {num_steps} steps, which hardly change it: raise student.training."
+        "epochs or learning_rate, or use more questions"
+    )
+
+
+def _unnamed(method: MethodReport) -> str | None:
+    """Of a student whose answers are mostly not its own words."""
+    share, num_questions = method.wrote_answer["value"], method.wrote_answer["n"]
+    if share is None or share >= MOST_UNNAMED:
+        return None
+    return (
+        f"the student named a choice in {round(share * num_questions)} of {num_questions} texts; elsewhere "
+        "its answer is the choice that is likeliest after its rationale, whatever the rationale says"
+    )
 
 
 def _verdict(method: MethodReport, against: MethodReport, found: Difference) -> str:
@@ -77,7 +107,7 @@ def _verdict(method: MethodReport, against: MethodReport, found: Difference) -> 
             f"LAS is {_short(abs(found.value))} {where} than {other}'s (95 % interval of the difference "
             f"{_span(found.ci95)}), so its rationales tell {how_much} about its answers"
         )
-    return f"{name}: {said}{_truth(method, against)}."
+    return f"{name}: {said}{_doubts(method, against)}{_truth(method, against)}."
 
 
 def _alone(method: MethodReport) -> str:
@@ -89,10 +119,23 @@ def _alone(method: MethodReport) -> str:
     if bounds[0] <= 0 <= bounds[1]:
         return (
             f"{name}: whether its rationales tell anything about its answers cannot be told: LAS is "
-            f"{_short(value)}, and its 95 % interval {_span(bounds)} includes 0."
+            f"{_short(value)}, and its 95 % interval {_span(bounds)} includes 0{_doubts(method)}."
         )
     effect = "tell something about its answers" if value > 0 else "mislead about its answers"
-    return f"{name}: LAS is {_short(value)} (95 % interval {_span(bounds)}), so its rationales {effect}."
+    return (
+        f"{name}: LAS is {_short(value)} (95 % interval {_span(bounds)}), so its rationales {effect}"
+        f"{_doubts(method)}."
+    )
+
+
+def _doubts(*methods: MethodReport) -> str:
+    """Why a LAS that is defined is little to go by."""
+    small = [
+        f"of {method.method}, {method.las['reason']}"
+        for method in methods
+        if method.las["las"] is not None and method.las["reason"]
+    ]
+    return f"; but half of LAS rests on few questions: {'; '.join(small)}" if small else ""
 
 
 def _too_few(num_questions: int) -> str:

@@ -30,12 +30,24 @@ def dry_run(configs: Sequence[RunConfig], verb: str, *, overwrite: bool = False)
             lines += [f"  {line}" for line in overwrite_preview(config, verb).splitlines()]
         lines.append("")
     found = problems(configs, verb)
+    if not overwrite:
+        found += [f"{config.run_dir}: {text}" for config in configs for text in _made_otherwise(config, verb)]
     if not is_local(configs[0].ray) and not found:
         with cluster(configs[0].ray, configs[0].storage):
             lines += [f"note: {text}" for text in dict.fromkeys(n for c in configs for n in notes(c, verb))]
     lines += ["problems:" if found else "no problem found; nothing was started"]
     lines += [f"  {number}. {text}" for number, text in enumerate(found, 1)]
     return "\n".join(lines), not found
+
+
+def _made_otherwise(config: RunConfig, verb: str) -> list[str]:
+    """What the verb would refuse to go on from."""
+    said = []
+    for one in stages_of(config, verb):
+        state = "" if one == "serve" else _state(config, STAGE_OF[one])[0]
+        if "needs --overwrite" in state:
+            said.append(f"{STAGE_OF[one]}/ was {state}, or a new run_dir")
+    return said
 
 
 def _stages(config: RunConfig, verb: str) -> list[str]:

@@ -11,10 +11,11 @@ from functools import partial
 from threading import Thread
 
 from cotray.config import RunConfig, dump_config
+from cotray.data.few_answers import labels_of
 from cotray.errors import StageInUse
 from cotray.export.cards import write_cards
 from cotray.pools.ray_cluster import cluster
-from cotray.scoring.one_answer import blind
+from cotray.scoring.constant_answers import constant
 from cotray.scoring.writing import untrained
 from cotray.stages.assess import assess
 from cotray.stages.generate import generate
@@ -31,17 +32,40 @@ WAIT_S = 2
 
 
 def prepare_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
+    from cotray.report.table import MIN_QUESTIONS
+
     summary = _single(config, prepare, overwrite, wait)
     counts = RunFolder(config.run_dir).require("requests", "prepare").metrics
     layouts = [key.removeprefix("layout/") for key in counts if key.startswith("layout/")]
     dead = Counter({key: n for key, n in counts.items() if key.startswith("reason/")})
     notes = [f"{n:,} x {key.removeprefix('reason/')}" for key, n in dead.most_common(3)]
-    notes += [f"read as: {', '.join(layouts)}"] if layouts else []
+    tasks = [f"{n:,} {key.removeprefix('task/')}" for key, n in counts.items() if key.startswith("task/")]
+    notes += [f"read as: {', '.join(layouts)}; {', '.join(tasks)}"] if layouts else []
+    test = counts.get("split/test", 0)
+    sizes = f"train {counts.get('split/train', 0):,}, dev {counts.get('split/dev', 0):,}, test {test:,}"
+    notes.append(
+        sizes
+        if test >= MIN_QUESTIONS
+        else f"{sizes}: below {MIN_QUESTIONS} test questions a report shows no figures; raise "
+        "data.test_fraction, or data.limit where it is set"
+    )
+    if labels := _labels_of_open(RunFolder(config.run_dir)):
+        notes.append(
+            f"open questions have {len(labels)} answers again and again; if those are their choices, say "
+            f"data.labels: [{', '.join(labels)}], so that models are told them"
+        )
     if counts.get("made_ids"):
         notes.append(f"{counts['made_ids']:,} rows had no id; one was made from question and choices")
     if counts.get("merged"):
         notes.append(f"{counts['merged']:,} rows repeated a choice, which counts once")
     return "\n".join([summary, *notes])
+
+
+def _labels_of_open(folder: RunFolder) -> tuple[str, ...]:
+    """What may be labels among the answers of open questions, by the first shard."""
+    first = folder.parquet_files("requests")[0]
+    rows = folder.read_table(folder.name_of(first), ["task", "answer"]).to_pylist()
+    return labels_of(row["answer"] for row in rows if row["task"] == "open")
 
 
 def generate_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
@@ -98,7 +122,7 @@ def score_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     figures = folder.require("simulations", "score").metrics
     warned = [
         untrained(folder.require("answers", "score").metrics.get("writing")),
-        blind(figures.get("one_answer")),
+        constant(figures.get("commonest_answers")),
     ]
     las = figures["las"]
     return (

@@ -23,8 +23,8 @@ from cotray.prompts.few_shot import FewShotPrompt
 from cotray.prompts.student import StudentPrompt, trained_prompt
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import Rationale, Simulation, StudentAnswer, normalized
+from cotray.scoring.constant_answers import commonest_answers
 from cotray.scoring.las import las
-from cotray.scoring.one_answer import one_answer
 from cotray.scoring.probes import Prober, ground_truth
 from cotray.scoring.statistics import accuracy_ci95
 from cotray.scoring.writing import writing
@@ -209,7 +209,7 @@ def figures(rows: Sequence[Simulation], *, num_resamples: int, seed: int) -> dic
             lambda r: normalized(r.perturbed_answer) == normalized(r.answer), rows
         ),
         "wrote_answer": accuracy(lambda r: r.wrote_answer, rows),
-        "one_answer": one_answer(rows),
+        "commonest_answers": commonest_answers(rows),
         "las": asdict(report),
     }
 

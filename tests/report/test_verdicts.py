@@ -73,6 +73,12 @@ def test_las_differs_by_what_both_have_over_the_questions_that_both_have() -> No
 NAMES = ("sim_x", "sim_e", "sim_xe")
 
 
+DOUBTS = (
+    "; but half of LAS rests on few questions: of contrast-wrong, a group has only 12 rows (under 30); of "
+    "greedy, a group has only 12 rows (under 30)."
+)
+
+
 def said(value: float | None, ci95: tuple[float, float] | None, n: int = 32, **changes) -> str:
     methods = [method_report("greedy"), method_report("contrast-wrong", **changes)]
     found = Difference(value, ci95, n)
@@ -83,19 +89,19 @@ def said(value: float | None, ci95: tuple[float, float] | None, n: int = 32, **c
 def test_a_verdict_says_above_below_or_cannot_be_told_by_the_interval_alone() -> None:
     assert said(0.24, (0.18, 0.3)) == (
         "contrast-wrong: LAS is 0.24 higher than greedy's (95 % interval of the difference 0.18 to 0.30), so "
-        "its rationales tell more about its answers."
+        f"its rationales tell more about its answers{DOUBTS}"
     )
     assert said(-0.1, (-0.2, -0.004)) == (
         "contrast-wrong: LAS is 0.10 lower than greedy's (95 % interval of the difference -0.20 to -0.004), "
-        "so its rationales tell less about its answers."
+        f"so its rationales tell less about its answers{DOUBTS}"
     )
     assert said(0.02, (-0.05, 0.1)) == (
         "contrast-wrong: whether its LAS differs from greedy's cannot be told: the interval -0.05 to 0.10 of "
-        "the difference includes 0."
+        f"the difference includes 0{DOUBTS}"
     )
     assert "cannot be told" in said(0.1, (0.0, 0.2))
     assert said(0.0, (0.0, 0.0)) == (
-        "contrast-wrong: no difference from greedy's LAS was seen on 32 test questions."
+        f"contrast-wrong: no difference from greedy's LAS was seen on 32 test questions{DOUBTS}"
     )
 
 
@@ -113,7 +119,7 @@ def test_a_verdict_on_few_questions_or_without_las_says_why_there_is_none() -> N
 
 def test_a_single_method_is_compared_with_no_help_at_all() -> None:
     one = method_report("greedy")
-    las_is = {"las": 0.467, "ci95": (0.3, 0.6)}
+    las_is = {"las": 0.467, "ci95": (0.3, 0.6), "reason": ""}
     assert verdicts([replace(one, las=one.las | las_is)], []) == [
         "greedy: LAS is 0.47 (95 % interval 0.30 to 0.60), so its rationales tell something about its "
         "answers."
