@@ -60,6 +60,19 @@ def test_no_hint_of_a_token_leaves_the_page(browser: Browser, address: str, widt
     page.context.close()
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_figure_of_every_method_is_in_sight(browser: Browser, address: str, width: int) -> None:
+    page = opened(browser, address, width)
+    cells = page.locator("table.listed").first.locator("tbody td").all()
+    boxes = [cell.bounding_box() for cell in cells]
+    assert len(cells) == 11 * len(METHODS)
+    assert all(box and box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    names = [cell.get_attribute("data-name") for cell in cells[1:11]]
+    heads = page.locator("table.listed").first.locator("thead th").all_text_contents()
+    assert names == heads[1:], "on a phone each figure stands behind its column's name"
+    page.context.close()
+
+
 def test_the_keyboard_stops_once_per_rationale_and_opens_its_tokens(browser: Browser, address: str) -> None:
     page = opened(browser, address, 1280)
     page.locator("h2", has_text="Examples").click()

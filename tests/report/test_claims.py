@@ -254,6 +254,7 @@ def test_a_sweeps_page_tells_each_claim_once_all_its_runs_are_done(tmp_path: Pat
     assert "holds here: Better. (accuracy, 0." in table
     page = (tmp_path / "runs/sweep.html").read_text()
     assert "Better." in page and "n = 60; 2 and 2 runs" in page
+    assert "prefers-color-scheme: dark" in page and 'data-name="accuracy"' in page
 
 
 def test_what_one_claim_would_say_is_not_said_among_many(tmp_path: Path) -> None:
