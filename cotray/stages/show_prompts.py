@@ -43,7 +43,19 @@ def show_prompts(config: RunConfig, num_questions: int) -> str:
         request = requests_of(pair, perturbation, source)[0]
         prompts = [*asked(request), *_of_others(config, pair)]
         blocks.append(f"=== {pair.id}\n\n" + "\n\n".join(prompts))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *_hints(config)])
+
+
+def _hints(config: RunConfig) -> list[str]:
+    teacher = config.teacher
+    if teacher.engine == "openai" or teacher.prompt == "chat":
+        return []
+    if not load_tokenizer(teacher.model, revision=teacher.revision).chat_template:
+        return []
+    return [
+        f"The teacher continues a text (teacher.prompt=completion), and {teacher.model} has a chat template; "
+        "if it was trained to follow instructions, try teacher.prompt=chat"
+    ]
 
 
 def _at_hand(config: RunConfig) -> Callable[[TeacherRequest], list[str]]:

@@ -204,3 +204,11 @@ def test_show_prompts_shows_what_a_teacher_over_an_api_is_asked(prompt: str, beg
     head = "--- teacher over an API, explaining the answer\n"
     assert shown.count("=== ") == shown.count(head + begin) == 2
     assert "contrast" not in shown
+
+
+@pytest.mark.parametrize(("prompt", "is_told"), [("completion", True), ("chat", False)])
+def test_show_prompts_tells_of_a_chat_template_that_is_not_used(prompt: str, is_told: bool) -> None:
+    teacher = {"model": "embedded:smollm2-135m-instruct", "prompt": prompt}
+    models = {name: {"model": "random:llama"} for name in ("student", "simulator")}
+    shown = show_prompts(parse_config({"teacher": teacher, **models}), 1)
+    assert ("has a chat template" in shown.splitlines()[-1]) == is_told
