@@ -37,6 +37,8 @@ GRACE_S = 60
 """A replica that is to go finishes what it has, for so long."""
 END_S = 30
 """Serve's controller ends all else and then itself, within so long."""
+TARGET_SHARE = 0.7
+"""Of the requests that a replica takes at most: others are asked for before it is full, as they load long."""
 SURGE = 100
 """Per cent. New replicas are ready before the old ones go, so that a new student costs no request."""
 
@@ -151,7 +153,7 @@ def _models(replica: type, name: str, config: DeploymentConfig, max_queued: int)
         autoscaling_config={
             "min_replicas": config.replicas.min,
             "max_replicas": config.replicas.max,
-            "target_ongoing_requests": ongoing,
+            "target_ongoing_requests": TARGET_SHARE * ongoing,
         },
         max_ongoing_requests=ongoing,
         max_queued_requests=max_queued,
