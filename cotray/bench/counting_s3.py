@@ -34,22 +34,22 @@ class CountingS3:
         self._lock = threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable) -> Any:
-        if environ["PATH_INFO"] == COUNTS_PATH:
+    def __call__(self, wsgi: dict[str, Any], start_response: Callable) -> Any:
+        if wsgi["PATH_INFO"] == COUNTS_PATH:
             with self._lock:
                 body = json.dumps(self._counts).encode()
             start_response("200 OK", [("Content-Length", str(len(body)))])
             return [body]
         with self._lock:
-            self._counts[_kind(environ)] += 1
+            self._counts[_kind(wsgi)] += 1
         time.sleep(self.delay_s)
-        return self._app(environ, start_response)
+        return self._app(wsgi, start_response)
 
 
-def _kind(environ: dict[str, Any]) -> str:
+def _kind(wsgi: dict[str, Any]) -> str:
     """GET, HEAD, PUT, POST, DELETE or LIST, which S3 bills as a PUT."""
-    method = environ["REQUEST_METHOD"]
-    return "LIST" if method == "GET" and "list-type=" in environ["QUERY_STRING"] else method
+    method = wsgi["REQUEST_METHOD"]
+    return "LIST" if method == "GET" and "list-type=" in wsgi["QUERY_STRING"] else method
 
 
 class _QuietHandler(MotoRequestHandler):
