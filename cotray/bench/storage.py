@@ -87,6 +87,7 @@ def counting_s3(delay_s: float) -> Iterator[str]:
             url = server.stdout.readline().strip()
             variables = {
                 "AWS_ENDPOINT_URL": url,
+                "AWS_ENDPOINT_URL_S3": url,
                 "AWS_ACCESS_KEY_ID": "bench",
                 "AWS_SECRET_ACCESS_KEY": "bench",
                 "AWS_REGION": "us-east-1",

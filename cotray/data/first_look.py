@@ -100,7 +100,8 @@ def first_look(path: str, *, num_rows: int = NUM_ROWS) -> FirstLook:
         # Of a layout some rows may be bad; a guess has to fit all of them.
         found = guessed if guessed.num_understood == len(readable) else found
     if found.tasks == {"open"} and (labels := _labels(found.config)):
-        found = _read_by(found.config.model_copy(update={"labels": labels}), rows, columns)
+        labelled = _read_by(found.config.model_copy(update={"labels": labels}), rows, columns)
+        found = labelled if labelled.num_understood == found.num_understood else found
     if not found.num_understood and len(columns) < 2:
         names = ", ".join(columns) or "none"
         raise DataError(

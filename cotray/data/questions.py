@@ -148,6 +148,8 @@ def _named_label(answer: Any, texts: tuple[str, ...], mapping: Mapping) -> tuple
     if not mapping.labels:
         return answer, texts
     word = "" if isinstance(answer, bool | list) else text_of(answer, "answer")
+    if normalized(word) in map(normalized, mapping.labels):
+        return answer, texts or mapping.labels
     if word.isdecimal() and int(word[:3]) < len(mapping.labels):
         answer = mapping.labels[int(word)]
     elif word.lstrip("-").isdecimal():

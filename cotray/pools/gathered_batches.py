@@ -1,7 +1,7 @@
 """Batches of one unit that are made but not written, because on object storage each file costs requests.
 
 On a local disk, where a file costs nothing, each batch is written at once. Elsewhere what was made in
-half a minute becomes one file: that much work is lost with a replica, and no more.
+half a minute becomes one file: that much work is lost with a replica, and the batches under way.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ class GatheredBatches:
         self.seconds = 0.0 if shards.folder.is_local else SECONDS_PER_FILE
         self.rows: list[Any] = []
         self.reports: list[tuple[BatchReport, Counter[str]]] = []
-        self.written_at = time.monotonic()
+        self.written_at = self.added_at = time.monotonic()
 
     def add(self, rows: Sequence[Any], report: BatchReport, counts: Counter[str]) -> None:
         """One batch that is made."""
+        now = time.monotonic()
+        took, self.added_at = now - self.added_at, now
         self.rows += rows
         self.reports.append((report, counts))
-        if time.monotonic() - self.written_at >= self.seconds:
+        report.made()
+        # Another batch like this one would make it too long.
+        if now - self.written_at + took > self.seconds:
             self.write()
-        else:
-            report.made()
 
     def write(self) -> None:
         """All there is, as one file."""

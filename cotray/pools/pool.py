@@ -61,7 +61,7 @@ def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: in
             while todo is not None:
                 is_stuck = _stream(stage, todo, config, batch_size, line)
                 todo = shards.snapshot() if is_stuck else None
-            counts, files, _ = _seal(stage, shards.snapshot())
+            counts, files, _ = _seal(stage, with_retries(shards.snapshot))
             check_errors(stage, counts)
             # What names of batches count may overlap; what is missing decides whether there is work.
             if counts["missing"] in (0, num_missing):
@@ -72,7 +72,7 @@ def run_pool(stage: PoolStage, *, total: int, config: PoolConfig, batch_size: in
             f"{shards.folder.uri(shards.target)}: {counts['missing']} rows were not written; "
             "the same command makes them"
         )
-    shards.close()
+    with_retries(shards.close)
     return PoolResult(counts + line.counts, files, line.work)
 
 
@@ -163,7 +163,8 @@ def _seal(stage: PoolStage, snapshot: Sequence[Shard]) -> PoolResult:
     # It takes none of Ray's CPUs, so that it can always be placed.
     task = ray.remote(num_cpus=0, max_retries=-1)(_seal_shard)
     num_at_once = SEALERS_PER_NODE * num_nodes()
-    stage_ref, letters = ray.put(stage), stage.shards.folder.dead_letters(stage.shards.target)
+    shards, stage_ref = stage.shards, ray.put(stage)
+    letters = with_retries(partial(shards.folder.dead_letters, shards.target))
     counts, files, running, left = Counter[str](), list[FileEntry](), [], iter(snapshot)
     while True:
         for shard in itertools.islice(left, num_at_once - len(running)):

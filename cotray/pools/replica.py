@@ -101,8 +101,13 @@ class Replica:
                     if rows:
                         records = [self.stage.source_record.from_row(row) for row in rows]
                         counts += self._make(records, gathered)
-            finally:  # what is made stays, if a later batch ends the job
-                gathered.write()
+            except Exception as problem:  # what is made stays, if a later batch ends the job
+                try:
+                    gathered.write()
+                except Exception as error:
+                    problem.add_note(f"and what was made before was not written: {error}")
+                raise
+            gathered.write()
         return pa.table({"rows": [counts["rows"]], "dead": [counts["dead_letters"]]})
 
     def _waiting(self, shard: str) -> pa.Table:

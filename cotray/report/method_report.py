@@ -51,9 +51,11 @@ class MethodReport:
 
     @property
     def accuracy_of_one_answer(self) -> float | None:
-        """Of whoever gives the commonest right answer to every test question."""
+        """Of the commonest right answer, given to every test question, where all have the same choices."""
         found = self.commonest_answers
-        return found["gold"]["count"] / found["n"] if found and found["n"] else None
+        return (
+            found["gold"]["count"] / found["n"] if found and found["n"] and found["shares_choices"] else None
+        )
 
     @property
     def faithfulness(self) -> float | None:

@@ -66,7 +66,8 @@ def verdicts(methods: Sequence[MethodReport], pairs: Sequence[MethodDifference])
 
 def _hardly_trained(method: MethodReport) -> str | None:
     num_steps = method.counts.get("training steps")
-    if not isinstance(num_steps, int) or num_steps >= FEWEST_STEPS:
+    # Of ConSeq these are its second phase's; of a model that is prompted there are none.
+    if method.conseq or not isinstance(num_steps, int) or not 0 < num_steps < FEWEST_STEPS:
         return None
     return (
         f"the student was trained in {num_steps} steps, which hardly change it: raise student.training."
@@ -80,8 +81,8 @@ def _unnamed(method: MethodReport) -> str | None:
     if share is None or share >= MOST_UNNAMED:
         return None
     return (
-        f"the student named a choice in {round(share * num_questions)} of {num_questions} texts; elsewhere "
-        "its answer is the choice that is likeliest after its rationale, whatever the rationale says"
+        f"the student named its answer in {round(share * num_questions)} of {num_questions} texts; elsewhere "
+        "it was asked for one after its rationale, and that is the likeliest choice, whatever it had written"
     )
 
 

@@ -10,7 +10,7 @@ from cotray.data.readers import read_rows
 from cotray.errors import CotrayError
 from cotray.pools.ray_cluster import cluster, is_local
 from cotray.pools.resources import Need
-from cotray.stages.overwrite_preview import overwrite_preview, stage_changes
+from cotray.stages.overwrite_preview import overwrite_preview, refused, stage_changes
 from cotray.stages.preflight import notes, problems
 from cotray.stages.probe import cost
 from cotray.stages.stage_needs import STAGE_OF, needs_of_stage, stages_of
@@ -31,23 +31,13 @@ def dry_run(configs: Sequence[RunConfig], verb: str, *, overwrite: bool = False)
         lines.append("")
     found = problems(configs, verb)
     if not overwrite:
-        found += [f"{config.run_dir}: {text}" for config in configs for text in _made_otherwise(config, verb)]
+        found += [text for config in configs for text in refused(config, verb) if text not in found]
     if not is_local(configs[0].ray) and not found:
         with cluster(configs[0].ray, configs[0].storage):
             lines += [f"note: {text}" for text in dict.fromkeys(n for c in configs for n in notes(c, verb))]
     lines += ["problems:" if found else "no problem found; nothing was started"]
     lines += [f"  {number}. {text}" for number, text in enumerate(found, 1)]
     return "\n".join(lines), not found
-
-
-def _made_otherwise(config: RunConfig, verb: str) -> list[str]:
-    """What the verb would refuse to go on from."""
-    said = []
-    for one in stages_of(config, verb):
-        state = "" if one == "serve" else _state(config, STAGE_OF[one])[0]
-        if "needs --overwrite" in state:
-            said.append(f"{STAGE_OF[one]}/ was {state}, or a new run_dir")
-    return said
 
 
 def _stages(config: RunConfig, verb: str) -> list[str]:

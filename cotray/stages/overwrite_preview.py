@@ -8,6 +8,7 @@ from typing import Any
 from cotray.config import RunConfig
 from cotray.data.prepare import settings_of as prepare_settings
 from cotray.data.readers import input_fingerprint
+from cotray.errors import CotrayError
 from cotray.stages.assess import settings_of as assess_settings
 from cotray.stages.generate import settings_of as generate_settings
 from cotray.stages.other_rationales import settings_of as other_settings
@@ -61,6 +62,30 @@ def overwrite_preview(config: RunConfig, verb: str) -> str:
         fate = f"deleted  ({'; '.join(reasons)}): " if reasons else "kept     "
         lines.append(f"  {stage:<12} {fate}{_holds(manifest)}")
     return "\n".join([f"--overwrite in {folder.root}:", *(lines or ["  nothing is finished there"])])
+
+
+def refused(config: RunConfig, verb: str) -> list[str]:
+    """The stages that the verb would not go on from without `--overwrite`, each with the reason."""
+    folder, said = RunFolder(config.run_dir), []
+    for stage, settings_of in SETTINGS.items():
+        if verb not in ("run", "sweep", VERB_OF[stage]):
+            continue
+        try:
+            manifest, started = folder.manifest(stage), folder.started(stage)
+            if manifest is None and (started is None or started.is_deleting or not folder.has_made(stage)):
+                continue
+            there = manifest or started
+            assert there is not None
+            reasons = changes(there, settings_of(config), _input(config, folder, stage))
+        except CotrayError as error:
+            said.append(str(error))
+            continue
+        if reasons:
+            said.append(
+                f"{folder.uri(stage)} was made under another configuration ({'; '.join(reasons)}); it needs "
+                "--overwrite, or a new run_dir"
+            )
+    return said
 
 
 def _sources(config: RunConfig, stage: str) -> Sequence[str]:

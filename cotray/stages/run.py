@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections import Counter
@@ -52,7 +53,7 @@ def prepare_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
     if labels := _labels_of_open(RunFolder(config.run_dir)):
         notes.append(
             f"open questions have {len(labels)} answers again and again; if those are their choices, say "
-            f"data.labels: [{', '.join(labels)}], so that models are told them"
+            f"data.labels: {json.dumps(labels, ensure_ascii=False)}, so that models are told them"
         )
     if counts.get("made_ids"):
         notes.append(f"{counts['made_ids']:,} rows had no id; one was made from question and choices")
@@ -64,8 +65,9 @@ def prepare_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:
 def _labels_of_open(folder: RunFolder) -> tuple[str, ...]:
     """What may be labels among the answers of open questions, by the first shard."""
     first = folder.parquet_files("requests")[0]
-    rows = folder.read_table(folder.name_of(first), ["task", "answer"]).to_pylist()
-    return labels_of(row["answer"] for row in rows if row["task"] == "open")
+    rows = folder.read_table(folder.name_of(first), ["task", "answer", "kind"]).to_pylist()
+    asked = (row for row in rows if row["task"] == "open" and row["kind"] == "factual")
+    return labels_of(row["answer"] for row in asked)
 
 
 def generate_verb(config: RunConfig, overwrite: bool, wait: bool = False) -> str:

@@ -76,36 +76,48 @@ class S3(pafs.S3FileSystem):
             try:
                 return self._get(path)
             except _PassingError:
-                time.sleep(WAIT_S * 2 ** (attempt - 1) if attempt else 0)
+                time.sleep(WAIT_S * 2**attempt if attempt else 0)
         try:
             return self._get(path)
         except _PassingError as error:
             raise OSError(str(error)) from None
 
     def _get(self, path: str) -> bytes | None:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+        from botocore import exceptions as boto
         from urllib3.exceptions import HTTPError
 
         bucket, _, key = path.partition("/")
-        client = _client_of(*self._address, num_attempts=1)
         try:
+            client = _client_of(*self._address, num_attempts=1)
             answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{MAX_WHOLE_BYTES - 1}")
             with answer["Body"] as body:
                 size = int(answer.get("ContentRange", "/0").rpartition("/")[2])
                 return None if size > MAX_WHOLE_BYTES else body.read()
-        except ClientError as error:
+        except boto.ClientError as error:
             code = error.response["Error"]["Code"]
             status = error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-            if code == "NoSuchKey":
+            if code in ("NoSuchKey", "404"):
                 raise FileNotFoundError(path) from None
             if status == 416:  # it has no bytes to choose from
                 return b""
-            raise (_PassingError if status == 429 or status >= 500 else OSError)(
-                f"AWS Error {error}"
-            ) from None
-        except (HTTPClientError, IncompleteReadError, HTTPError) as error:
+            if status == 429 or status >= 500:
+                raise _PassingError(f"AWS Error SERVICE_UNAVAILABLE {error}") from None
+            raise OSError(f"AWS Error {error}") from None
+        except boto.SSLError as error:
+            raise OSError(f"AWS Error {error}") from None
+        except (
+            boto.HTTPClientError,
+            boto.ConnectionError,
+            boto.IncompleteReadError,
+            boto.FlexibleChecksumError,
+            HTTPError,
+        ) as error:
             raise _PassingError(f"AWS Error NETWORK_CONNECTION {error}") from None
-        except BotoCoreError as error:
+        except (boto.NoCredentialsError, boto.CredentialRetrievalError) as error:
+            # The service that has them may have been slow, and a client would not ask it again.
+            _client_of.cache_clear()
+            raise _PassingError(f"AWS Error ACCESS_DENIED {error}") from None
+        except boto.BotoCoreError as error:
             raise OSError(f"AWS Error {error}") from None
 
 

@@ -11,6 +11,10 @@ MAX_UNITS = 4096
 memory stays flat."""
 
 
+MOST_BATCHES = 8
+"""In a unit, where there are not too many: what a slow replica has taken, no other can take from it."""
+
+
 class WorkUnit(NamedTuple):
     """Batches `first` up to `last` of what is waiting in a shard."""
 
@@ -27,8 +31,8 @@ def batch_size_for(num_rows: int, batch_size: int, max_replicas: int) -> int:
 def units_of(sizes: Mapping[str, int], batch_size: int, num_takers: int) -> list[WorkUnit]:
     """Cut shards of `sizes` rows; a unit never spans shards.
 
-    A unit is half of what each of `num_takers` would still get, so that few are handed out and the last
-    ones are small: all takers end at about the same time (guided self-scheduling).
+    A unit is half of what each of `num_takers` would still get, and MOST_BATCHES at most, so that few are
+    handed out and the last ones are small: all takers end at about the same time (guided self-scheduling).
     """
     num_batches = {shard: math.ceil(size / batch_size) for shard, size in sizes.items()}
     left = sum(num_batches.values())
@@ -37,7 +41,7 @@ def units_of(sizes: Mapping[str, int], batch_size: int, num_takers: int) -> list
     for shard, count in num_batches.items():
         first = 0
         while first < count:
-            last = min(count, first + max(least, left // (2 * num_takers)))
+            last = min(count, first + max(least, min(left // (2 * num_takers), MOST_BATCHES)))
             units.append(WorkUnit(shard, first, last))
             left -= last - first
             first = last

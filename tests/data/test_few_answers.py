@@ -20,6 +20,7 @@ from cotray.data.first_look import first_look
         (["a", "b"] * 2, ()),  # may be chance
         (["a", "b"] * 3 + ["c"], ()),  # may be an open answer
         (["a", "b", "c", "d", "e", "f"] * 3, ()),
+        (["1", "2"] * 3, ()),  # values, or places among choices
         ([], ()),
     ],
 )
@@ -52,7 +53,7 @@ def test_prepare_says_that_open_answers_look_like_choices_and_how_many_are_for_t
     said = capsys.readouterr().out
     assert "read as: data.columns; 40 open" in said
     assert "below 30 test questions a report shows no figures; raise data.test_fraction" in said
-    assert "say data.labels: [refuted, supported]" in said
+    assert 'say data.labels: ["refuted", "supported"]' in said
     options = [f"run_dir={tmp_path}/labelled", "data.labels=[refuted,supported]", "data.test_fraction=0.9"]
     options += ["data.dev_fraction=0.02"]
     assert job("prepare", ["-c", str(tmp_path / "c.yaml"), *options]) == 0

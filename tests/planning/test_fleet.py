@@ -181,13 +181,13 @@ def test_units_cover_every_batch_once() -> None:
 
 
 @given(st.lists(st.integers(0, 5000), max_size=9), st.integers(1, 300), st.integers(1, 40))
-def test_no_unit_is_more_than_half_of_what_each_taker_would_still_get(
+def test_no_unit_is_more_than_eight_batches_or_half_of_what_each_taker_would_still_get(
     sizes: list[int], batch_size: int, num_takers: int
 ) -> None:
     units = units_of({str(n): size for n, size in enumerate(sizes)}, batch_size, num_takers)
     left = sum(-(-size // batch_size) for size in sizes)
     least = max(1, -(-left // 4096))
     for unit in units:
-        assert unit.last - unit.first <= max(least, left / num_takers / 2)
+        assert unit.last - unit.first <= max(least, min(left / num_takers / 2, 8))
         left -= unit.last - unit.first
     assert left == 0

@@ -20,7 +20,9 @@ def row(student: str, sim_x: str, sim_xe: str, gold: str = "yes") -> Simulation:
 
 def found(*, gold: int = 50, student: int = 50, simulator: int = 50) -> dict[str, Any]:
     counts = {"gold": gold, "student": student, "simulator": simulator}
-    return {"n": 100} | {name: {"answer": "no", "count": count} for name, count in counts.items()}
+    return {"n": 100, "shares_choices": True} | {
+        name: {"answer": "no", "count": count} for name, count in counts.items()
+    }
 
 
 def test_answers_are_counted_whatever_their_case_and_the_simulators_where_the_rationale_changes_nothing() -> (
@@ -34,12 +36,14 @@ def test_answers_are_counted_whatever_their_case_and_the_simulators_where_the_ra
     ]
     assert commonest_answers(rows) == {
         "n": 4,
+        "shares_choices": True,
         "gold": {"answer": "yes", "count": 3},
         "student": {"answer": "no", "count": 3},
         "simulator": {"answer": "yes", "count": 2},
     }
     nothing = {"answer": "", "count": 0}
-    assert commonest_answers([]) == {"n": 0, "gold": nothing, "student": nothing, "simulator": nothing}
+    empty = {"n": 0, "shares_choices": False}
+    assert commonest_answers([]) == empty | {"gold": nothing, "student": nothing, "simulator": nothing}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,6 @@ def test_a_report_says_that_a_student_does_not_name_its_answers_and_that_it_had_
         "or learning_rate, or use more questions."
     )
     assert said[1] == (
-        "greedy: the student named a choice in 8 of 32 texts; elsewhere its answer is the choice that is "
-        "likeliest after its rationale, whatever the rationale says."
+        "greedy: the student named its answer in 8 of 32 texts; elsewhere it was asked for one after its "
+        "rationale, and that is the likeliest choice, whatever it had written."
     )

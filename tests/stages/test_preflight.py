@@ -181,7 +181,7 @@ def test_a_dry_run_shows_what_is_done_what_it_takes_and_what_overwrite_deletes(t
     assert "requests     deleted  (data.limit: 24 -> 20): 24 rows" in plan
     assert job("run", ["-c", str(path), "--dry-run", "data.limit=20"]) == 2, "run would refuse it too"
     plan = capsys.readouterr().out
-    assert "1. " in plan and "requests/ was made under another configuration (data.limit: 24 -> 20)" in plan
+    assert "1. " in plan and "requests was made under another configuration (data.limit: 24 -> 20)" in plan
     assert sorted(tmp_path.rglob("*")) == before
 
 

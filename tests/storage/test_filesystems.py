@@ -9,10 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from botocore import exceptions as boto_errors
+from botocore.exceptions import ClientError
 from s3_server import Faults, Server, serve
 
 from cotray.cli import job
@@ -20,8 +24,9 @@ from cotray.config import DataConfig
 from cotray.data.readers import read_rows
 from cotray.errors import DataError
 from cotray.models.locations import model_path
+from cotray.storage import s3
 from cotray.storage.checkpoints import as_folder, complete, newest, publish
-from cotray.storage.filesystems import NUM_RETRIES
+from cotray.storage.filesystems import NUM_RETRIES, with_retries
 from cotray.storage.run_folder import DeadLetter, RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +102,38 @@ def test_a_small_file_is_one_request_to_write_and_one_to_read(server):
     assert server.num_requests == {"PUT": 1}
     assert RunFolder(FOLDER).read_bytes("one") == b"small"
     assert server.num_requests == {"PUT": 1, "GET": 1}
+
+
+def client_error(code: str, status: int) -> ClientError:
+    answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(answer, "GetObject")
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        client_error("InternalError", 500),
+        client_error("502", 502),
+        client_error("429", 429),
+        boto_errors.ConnectTimeoutError(endpoint_url="http://s3"),
+        boto_errors.EndpointConnectionError(endpoint_url="http://s3"),
+        boto_errors.FlexibleChecksumError(error_msg="cut"),
+    ],
+    ids=lambda problem: type(problem).__name__ + str(problem)[19:24],
+)
+def test_what_passes_is_tried_again_and_waited_for(problem: Exception, server, monkeypatch) -> None:
+    RunFolder(FOLDER).write_bytes("busy", b"small")
+    real, failures = s3._client_of, [problem] * (2 + NUM_RETRIES)
+
+    def client_of(*address: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*address, **options)
+
+    monkeypatch.setattr(s3, "_client_of", client_of)
+    monkeypatch.setattr(s3.time, "sleep", lambda _: None)
+    assert with_retries(partial(RunFolder(FOLDER).read_bytes, "busy"), waits_s=(0,)) == b"small"
+    assert not failures
 
 
 def test_a_file_too_large_for_one_request_is_read_in_parts(server, monkeypatch):
