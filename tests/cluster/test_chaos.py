@@ -160,25 +160,28 @@ def kill_replicas(cluster: Any, count: int, process: subprocess.Popen, log: Path
         os.kill(pid, signal.SIGKILL)
 
 
-def num_batches(folder: RunFolder) -> int:
-    return sum("/.batches-" in path for path in folder.parquet_files("rationales", recursive=True))
+def num_written(folder: RunFolder) -> int:
+    """Rows in batches, by the names of their files."""
+    paths = folder.parquet_files("rationales", recursive=True)
+    names = [path.removesuffix(".parquet") for path in paths if "/.batches-" in path]
+    return sum(int(name.rpartition("-")[2]) for name in names)
 
 
 def disturb_and_finish(cluster: Any, folder: RunFolder, log: Path, *options: str) -> None:
     """Two replicas, a node, and the driver die; then the same command again."""
     with driver(cluster, folder.root, log, *options) as first:
-        until(lambda: num_batches(folder) > 10, first, log)
+        until(lambda: num_written(folder) > 320, first, log)
         kill_replicas(cluster, 2, first, log)
-        until(lambda: num_batches(folder) > 30, first, log)
+        until(lambda: num_written(folder) > 960, first, log)
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-        before = num_batches(folder)
+        before = num_written(folder)
         add_worker(cluster)
-        until(lambda: num_batches(folder) > before + 20, first, log)
+        until(lambda: num_written(folder) > before + 640, first, log)
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert not (folder.manifest("rationales"))
     with driver(cluster, folder.root, log, *options) as second:
-        until(lambda: num_batches(folder) > 100, second, log)
+        until(lambda: num_written(folder) > 3200, second, log)
         kill_replicas(cluster, 1, second, log)
         assert second.wait(800) == 0, log.read_text()[-3000:]
 
@@ -278,7 +281,7 @@ def test_work_bound_to_a_node_that_never_comes_back_is_given_to_other_replicas(
     try:
         with cluster(one_each.ray), ThreadPoolExecutor(1) as executor:
             job = executor.submit(generate, one_each.model_copy(update={"teacher": teacher}))
-            wait_for(lambda: num_batches(folder) > 0 or job.done())
+            wait_for(lambda: num_written(folder) > 0 or job.done())
             nodes.remove_node(zones["b"], allow_graceful=False)
             assert job.result(600).num_out == NUM_REQUESTS
     finally:

@@ -120,4 +120,7 @@ def test_probe_says_what_is_missing_and_what_it_cannot_ask(
     assert job("probe", [*options, "method=human", "methods=[human]"]) == 2
     assert "people wrote none" in capsys.readouterr().err
     config, _ = run_of(config_file)
-    assert job("probe", ["-c", str(config_file), f"run_dir={config.run_dir}", "--dry-run"]) == 0
+    dry = ["-c", str(config_file), f"run_dir={config.run_dir}", "--dry-run"]
+    assert job("probe", [*dry, "probing.measures=[filler]"]) == 2
+    assert "probes was made under another configuration (measures: " in capsys.readouterr().out
+    assert job("probe", [*dry, "--overwrite"]) == 0
