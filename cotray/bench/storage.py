@@ -53,8 +53,7 @@ def _counted(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name in ("loading", "started", "begin", "progress", "made", "end", "drop", "add", "read"):
-    if hasattr(monitor.Monitor, _name):
-        setattr(CountingMonitor, _name, _counted(getattr(monitor.Monitor, _name)))
+    setattr(CountingMonitor, _name, _counted(getattr(monitor.Monitor, _name)))
 
 
 def bench_storage(*, sizes: tuple[int, ...] = (10_000, 100_000)) -> dict[str, Any]:

@@ -77,8 +77,7 @@ class Monitor:
             return None
         self.first_began = self.first_began or time.time()
         earlier = self.attempts.get(batch)
-        is_over_it = earlier and not earlier.is_made and earlier.replica != replica
-        if earlier and is_over_it and _is_alive(earlier.node):
+        if earlier and not earlier.is_made and earlier.replica != replica and _is_alive(earlier.node):
             self.deaths[batch] += 1
         shown = [*ids[:SHOWN_IDS], *(["..."] if len(ids) > SHOWN_IDS else [])]
         self.attempts[batch] = Attempt(replica, node, shown, time.monotonic())

@@ -272,10 +272,8 @@ class RunFolder(StageStates):
         self.write_state(stage, Started({}, "", is_deleting=True))
         self._delete_state(Manifest, stage)
         if dead_letters:
-            for path in self.parquet_files("dead_letter"):
-                leaf = path.rpartition("/")[2]
-                if leaf.startswith(f"{stage}-"):
-                    self._delete_file(f"dead_letter/{leaf}")
+            for shard in sorted(self.dead_letters(stage)):
+                self._delete_file(f"dead_letter/{stage}-{shard}.parquet")
         for folder in self.subfolders(stage):
             if folder != STATE:
                 self.delete(f"{stage}/{folder}")
