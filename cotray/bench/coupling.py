@@ -70,10 +70,10 @@ def bench_coupling(
 def coupled(num_pairs: int, decoding: Decoding, device: torch.device) -> Coupling:
     """With a pair in every two rows."""
     coupling = Coupling(
-        CouplingSettings(eos=(EOS,), breaks=(), decoding=decoding), max_rows=2 * num_pairs, device=device
+        CouplingSettings(eos=(EOS,), breaks=(), decoding=decoding), num_places=2 * num_pairs, device=device
     )
     for row in range(2 * num_pairs):
-        slot = Slot(str(row // 2), row % 2, num_branches=2, weight=WEIGHT, seed=0, position=0, output=[])
+        slot = Slot(str(row // 2), row % 2, num_branches=2, weight=WEIGHT, seed=0, position=0)
         coupling.put(row, slot)
     coupling.regroup()
     return coupling

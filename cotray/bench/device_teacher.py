@@ -256,9 +256,9 @@ def bench_coupling(num_pairs: int, vocabulary: int, device: torch.device, limits
         lambda: choose_tokens(logits[::2], logits[1::2], decoding, weight=0.5), device, warmups=3
     )
     settings = CouplingSettings(eos=(1,), breaks=(12, 13), decoding=decoding)
-    coupling = Coupling(settings, max_rows=2 * num_pairs, device=device)
+    coupling = Coupling(settings, num_places=2 * num_pairs, device=device)
     for row in range(2 * num_pairs):
-        coupling.put(row, Slot(str(row // 2), row % 2, 2, 0.5, 0, 0, []))
+        coupling.put(row, Slot(str(row // 2), row % 2, 2, 0.5, 0, 0))
     coupling.regroup()
     single = logits.float()
     processor_s = seconds_of(lambda: coupling.apply(single), device, warmups=3)

@@ -20,6 +20,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMError
+from vllm.inputs import tokens_input
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -170,7 +171,7 @@ class VllmStudent:
     ) -> AsyncGenerator[tuple[Sequence[int], list[Step]], None]:
         """Tokens after the prompt, up to the end of sequence, as they come, with their log-probabilities."""
         ids = self.tokenizer(prompt).input_ids
-        async for output in self.engine.generate({"prompt_token_ids": ids}, params, self._next_id()):
+        async for output in self.engine.generate(tokens_input(ids), params, self._next_id()):
             made: Any = output.outputs[0]
             yield made.token_ids, _steps(made.token_ids, made.logprobs or [], params.logprobs or 0)
 
@@ -190,7 +191,7 @@ class VllmStudent:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt: Any = {"prompt_token_ids": list(ids)}
+        prompt = tokens_input(list(ids))
         total = 0.0
         async for output in self.engine.generate(prompt, params, self._next_id()):
             steps: list[Any] = list(getattr(output, "prompt_logprobs", None) or [])

@@ -1,11 +1,11 @@
 """Couples the rows of an engine's batch: which rows form pairs, and what both rows of a pair shall emit.
 
-Knows logits and row numbers, and no engine: `vllm_engine.PairedLogits` is the door to vLLM's batch.
+Knows logits and row numbers, and no engine: vllm_processors.py has the doors to vLLM's batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,7 +33,7 @@ class CouplingSettings:
 
 @dataclass
 class Slot:
-    """The request in one row of the batch."""
+    """The request in one place of the engine."""
 
     pair: str
     branch: int
@@ -41,36 +41,44 @@ class Slot:
     weight: float
     seed: int
     position: int
-    output: list[int]
-    """The engine's running list of this request's output tokens; only its length is used."""
+    """How many tokens of the rationale its prompt already holds."""
+    output: Sequence[int] = ()
+    """The engine's running list of this request's output tokens, of which only the length is used. Not
+    needed where the engine gives `Coupling.apply` the lengths."""
 
 
 class Coupling:
     """Chooses one token for both rows of every pair in the batch, on the device.
 
-    Work on the host grows with the rows that came, went or moved; without such changes `apply` only
-    launches device operations. Where rows are sampled, it also reads one length per pair.
+    A request has a place: a row of the batch, or, in an engine that reorders its rows, a number that it
+    keeps. Work on the host grows with the places that were filled, emptied or moved, and with the rows in
+    steps that order them anew; without such changes `apply` only launches device operations. Where rows
+    are sampled and the engine does not give their lengths, it also reads one length per pair.
     Rows whose partner is not in the batch are left alone: what they emit is thrown away by Lockstep.
     """
 
-    def __init__(self, settings: CouplingSettings, *, max_rows: int, device: torch.device) -> None:
+    def __init__(self, settings: CouplingSettings, *, num_places: int, device: torch.device) -> None:
         self.settings = settings
         self.device = device
         self._slots: dict[int, Slot] = {}
-        self._rows_of: dict[str, dict[int, int]] = {}
-        self._contrast_of = np.full(max_rows, -1, dtype=np.int64)
-        """Of every grounded row that can be decoded now: its contrast row (itself for a single row)."""
-        self._weight = np.zeros(max_rows, dtype=np.float32)
+        self._places_of: dict[str, dict[int, int]] = {}
+        self._contrast_of = np.full(num_places, -1, dtype=np.int64)
+        """Of every grounded place whose pair is complete: the contrast place (itself for a single one)."""
+        self._weight = np.zeros(num_places, dtype=np.float32)
         self._groups: list[_Group] = []
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def apply(self, logits: torch.Tensor) -> None:
-        """Leave every coupled row of `logits` (rows, V) no choice but its pair's token, in place."""
+    def apply(self, logits: torch.Tensor, num_outputs_R: torch.Tensor | None = None) -> None:
+        """Leave every coupled row of `logits` (R, V) no choice but its pair's token, in place.
+
+        `num_outputs_R`: how many tokens each row's request has emitted. Rows of a pair that differ in it, as
+        one of them is still being prefilled, are left alone. None where the engine does not say.
+        """
         for group in self._groups:
-            self._decode(logits, group)
+            self._decode(logits, group, num_outputs_R)
 
     def move(self, source: int, target: int, *, is_swap: bool) -> None:
-        """Row `source` becomes row `target`, and the other way round in a swap."""
+        """What was at `source` is now at `target`, and the other way round in a swap."""
         moved, replaced = self._slots.get(source), self._slots.get(target)
         self.put(source, None)
         self.put(target, moved)
@@ -78,45 +86,68 @@ class Coupling:
             self.put(source, replaced)
 
     def put(self, index: int, slot: Slot | None) -> None:
-        """The row `index` of the batch now holds `slot`, or nothing of cotray's."""
+        """The place `index` now holds `slot`, or nothing of cotray's. A request that comes back, after the
+        engine took it out for want of memory, leaves the place that it had before."""
         old = self._slots.pop(index, None)
         if old is not None:
-            rows = self._rows_of[old.pair]
-            self._contrast_of[rows.get(0, index)] = -1
-            if rows.get(old.branch) == index:
-                del rows[old.branch]
-            if not rows:
-                del self._rows_of[old.pair]
+            places = self._places_of[old.pair]
+            self._contrast_of[places.get(0, index)] = -1
+            del places[old.branch]
+            if not places:
+                del self._places_of[old.pair]
         if slot is not None:
+            before = self._places_of.get(slot.pair, {}).get(slot.branch)
+            if before is not None:
+                self.put(before, None)
             self._slots[index] = slot
-            rows = self._rows_of.setdefault(slot.pair, {})
-            rows[slot.branch] = index
-            if len(rows) == slot.num_branches:
-                self._contrast_of[rows[0]] = rows[slot.num_branches - 1]
-                self._weight[rows[0]] = self._slots[rows[0]].weight
+            places = self._places_of.setdefault(slot.pair, {})
+            places[slot.branch] = index
+            if len(places) == slot.num_branches:
+                self._contrast_of[places[0]] = places[slot.num_branches - 1]
+                self._weight[places[0]] = self._slots[places[0]].weight
 
-    def regroup(self) -> None:
-        """To be called after the last `put` or `move` of a step."""
+    def regroup(self, row_of: np.ndarray | None = None) -> None:
+        """To be called after the last `put` or `move` of a step.
+
+        `row_of`: the row of the batch in which each place is, -1 if in none. None: places are rows.
+        """
         grounded = np.flatnonzero(self._contrast_of >= 0)
         contrast = self._contrast_of[grounded]
+        if row_of is not None:
+            is_there = (row_of[grounded] >= 0) & (row_of[contrast] >= 0)
+            grounded, contrast = grounded[is_there], contrast[is_there]
         is_pair = grounded != contrast
         self._groups = []
         for chosen, has_contrast in ((is_pair, True), (~is_pair, False)):
             if chosen.any():
-                rows = grounded[chosen], contrast[chosen], self._weight[grounded[chosen]]
-                slots = [self._slots[index] for index in rows[0]] if self.settings.is_sampling else []
-                self._groups.append(
-                    _Group.of(*rows, slots=slots, has_contrast=has_contrast, device=self.device)
-                )
+                self._groups.append(self._group(grounded[chosen], contrast[chosen], row_of, has_contrast))
 
-    def _uniforms(self, group: _Group) -> torch.Tensor:
-        steps = [slot.position + len(slot.output) for slot in group.slots]
-        seeds = [slot.seed for slot in group.slots]
-        both = torch.tensor([seeds, steps]).to(self.device, non_blocking=True)
-        return uniforms(both[0], both[1])
+    def _group(
+        self, grounded: np.ndarray, contrast: np.ndarray, row_of: np.ndarray | None, has_contrast: bool
+    ) -> _Group:
+        slots = [self._slots[place] for place in grounded] if self.settings.is_sampling else []
+        starts = np.array([(slot.seed, slot.position) for slot in slots], dtype=np.int64).reshape(-1, 2)
+        rows = (grounded, contrast) if row_of is None else (row_of[grounded], row_of[contrast])
+        arrays = (*rows, self._weight[grounded], starts)
+        grounded_B, contrast_B, weight_B, starts_B2 = (
+            torch.from_numpy(array).to(self.device, non_blocking=True) for array in arrays
+        )
+        return _Group(grounded_B, contrast_B, weight_B, starts_B2, slots, has_contrast)
 
-    def _decode(self, logits: torch.Tensor, group: _Group) -> None:
+    def _uniforms(self, group: _Group, num_outputs_R: torch.Tensor | None) -> torch.Tensor:
+        if num_outputs_R is None:
+            lengths = torch.tensor([len(slot.output) for slot in group.slots])
+            num_outputs_B = lengths.to(self.device, non_blocking=True)
+        else:
+            num_outputs_B = num_outputs_R[group.grounded_B]
+        seeds_B, positions_B = group.starts_B2.unbind(-1)
+        return uniforms(seeds_B, positions_B + num_outputs_B)
+
+    def _decode(self, logits: torch.Tensor, group: _Group, num_outputs_R: torch.Tensor | None) -> None:
         grounded_B, contrast_B = group.grounded_B, group.contrast_B
+        is_level_B = None
+        if num_outputs_R is not None:
+            is_level_B = num_outputs_R[grounded_B] == num_outputs_R[contrast_B]
         known = logits[:, : self.settings.num_tokens]
         chosen_B, greedy_B = choose_from_rows(
             known,
@@ -124,7 +155,7 @@ class Coupling:
             contrast_B if group.has_contrast else None,
             self.settings.decoding,
             weight_B=group.weight_B,
-            uniform_B=self._uniforms(group) if self.settings.is_sampling else None,
+            uniform_B=self._uniforms(group, num_outputs_R) if self.settings.is_sampling else None,
         )
         is_stop_V, is_break_V = self._stop_tables(logits.shape[-1])
         # The plain teacher's stop comes first; where contrast itself stops, only the grounded row says
@@ -145,12 +176,21 @@ class Coupling:
                 chosen_B=chosen_B,
                 greedy_B=greedy_B,
             )
-            write_evidence(logits, grounded_B, emitted_B, greedy_B, logprobs_B4[:, 0], logprobs_B4[:, 2])
+            logp_B, contrast_logp_B, greedy_logp_B, contrast_greedy_logp_B = logprobs_B4.unbind(-1)
+            write_evidence(logits, grounded_B, emitted_B, greedy_B, logp_B, greedy_logp_B, is_level_B)
             if group.has_contrast:
-                write_evidence(logits, contrast_B, partner_B, greedy_B, logprobs_B4[:, 1], logprobs_B4[:, 3])
+                write_evidence(
+                    logits,
+                    contrast_B,
+                    partner_B,
+                    greedy_B,
+                    contrast_logp_B,
+                    contrast_greedy_logp_B,
+                    is_level_B,
+                )
         else:
-            logits[contrast_B, partner_B] = _FORCED
-            logits[grounded_B, emitted_B] = _FORCED
+            _force(logits, contrast_B, partner_B, is_level_B)
+            _force(logits, grounded_B, emitted_B, is_level_B)
 
     def _stop_tables(self, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Which tokens stop, and which of them by a line break: bool `(V,)`."""
@@ -165,19 +205,24 @@ class Coupling:
 
 @dataclass
 class _Group:
-    """Rows decoded alike in every step until the batch changes; `(B,)` tensors on the device."""
+    """Rows decoded alike in every step until the batch changes; tensors on the device."""
 
     grounded_B: torch.Tensor
     contrast_B: torch.Tensor
     weight_B: torch.Tensor
+    starts_B2: torch.Tensor
+    """Seed and position; of no row, and `slots` empty, where nothing is sampled."""
     slots: list[Slot]
     has_contrast: bool
 
-    @classmethod
-    def of(cls, grounded, contrast, weight, *, slots, has_contrast: bool, device: torch.device) -> _Group:
-        on_device = (torch.from_numpy(a).to(device, non_blocking=True) for a in (grounded, contrast, weight))
-        grounded_B, contrast_B, weight_B = on_device
-        return cls(grounded_B, contrast_B, weight_B, slots, has_contrast)
+
+def _force(
+    logits: torch.Tensor, rows_B: torch.Tensor, tokens_B: torch.Tensor, is_level_B: torch.Tensor | None
+) -> None:
+    forced: float | torch.Tensor = _FORCED
+    if is_level_B is not None:
+        forced = torch.where(is_level_B, _FORCED, logits[rows_B, tokens_B])
+    logits[rows_B, tokens_B] = forced
 
 
 def write_evidence(
@@ -187,13 +232,17 @@ def write_evidence(
     greedy_B: torch.Tensor,
     logp_B: torch.Tensor,
     greedy_logp_B: torch.Tensor,
+    is_level_B: torch.Tensor | None = None,
 ) -> None:
     """Replace the rows by what the engine shall emit and report, given that it reports the two largest
     entries. Log-probabilities are <= 0; the emitted token's is moved into (0, 1] by 1 / (1 - log p), so that
-    it stays the largest."""
+    it stays the largest. Rows that are not level stay as they are."""
+    before_BV = None if is_level_B is None else logits[rows_B]
     logits[rows_B] = -torch.inf
     logits[rows_B, greedy_B] = greedy_logp_B.clamp(-1e30, 0)
     logits[rows_B, emitted_B] = 1 / (1 - logp_B.clamp(-1e30, 0))
+    if is_level_B is not None and before_BV is not None:
+        logits[rows_B] = torch.where(is_level_B[:, None], logits[rows_B], before_BV)
 
 
 def read_evidence(emitted: int, top: Mapping[int, float]) -> tuple[int, float, float]:

@@ -41,6 +41,9 @@ def build_teacher(
 
             return transformers_teacher(config, method=method, seed=seed, own=own)
         case "vllm":
+            from cotray.teacher.vllm_version import check_version
+
+            check_version()  # before the parts of vLLM are imported that only these versions have
             from cotray.teacher.vllm_teacher import VllmTeacher
 
             return VllmTeacher(config, method=method, seed=seed, own=own)

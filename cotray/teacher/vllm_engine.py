@@ -1,6 +1,6 @@
-"""The vLLM teacher: contrastive decoding inside an unmodified vLLM 0.32. The one file that knows vLLM.
+"""The vLLM teacher: contrastive decoding inside an unmodified vLLM.
 
-Each draw becomes two engine requests, grounded and contrast. `PairedLogits`, a V1 logits processor, sees
+Each draw becomes two engine requests, grounded and contrast. A logits processor (vllm_processors.py) sees
 the logits of both in one step, chooses the pair's token, and leaves both rows no other choice; vLLM's own
 greedy sampler then emits it twice. Which tokens count is decided by `Lockstep` on this side.
 
@@ -16,20 +16,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-# The V2 model runner has another processor interface. Set before vllm is imported, here and, by
-# inheritance, in the engine's processes.
-os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+# Set before vllm is imported, here and, by inheritance, in the engine's processes.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-import torch
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError, VLLMError
+from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from cotray.config import TeacherConfig
 from cotray.config.references import hidden
@@ -38,10 +35,10 @@ from cotray.inference.engine_arguments import typed
 from cotray.models.loading import device_and_dtype
 from cotray.models.locations import model_path
 from cotray.teacher.contrastive import Decoding, StopTokens
-from cotray.teacher.coupling import Coupling, CouplingSettings, Slot, read_evidence
+from cotray.teacher.coupling import CouplingSettings, read_evidence
 from cotray.teacher.lockstep import Emission, Limits, Refused, Row
+from cotray.teacher.vllm_processors import NAME, processor_of
 
-_NAME = "cotray"
 MAX_TOKENS_PER_STEP = 8192
 """Of prompts, on a GPU."""
 NUM_BREAKS = 8
@@ -136,10 +133,10 @@ class VllmEngine:
             logprobs=2 if self.record_scores else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={_NAME: extra} if self._is_processed else None,
+            extra_args={NAME: extra} if self._is_processed else None,
         )
         try:
-            self._engine.add_request(row.row_id, {"prompt_token_ids": row.prompt}, params)
+            self._engine.add_request(row.row_id, tokens_input(row.prompt), params)
         except EngineDeadError as problem:
             raise EngineDied(str(problem)) from problem
         except (ValueError, VLLMClientError) as problem:
@@ -171,7 +168,7 @@ class VllmEngine:
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
             )
-            self._engine.add_request(f"plain-{number}", {"prompt_token_ids": prompt}, params)
+            self._engine.add_request(f"plain-{number}", tokens_input(prompt), params)
         while self._engine.has_unfinished_requests():
             self._engine.step()
 
@@ -180,7 +177,7 @@ class VllmEngine:
         not where scores are recorded, because then vLLM reports logits."""
         assert not self.record_scores
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        self._engine.add_request("prompt", {"prompt_token_ids": prompt}, params)
+        self._engine.add_request("prompt", tokens_input(prompt), params)
         while True:
             for output in self._engine.step():
                 if output.finished:
@@ -238,8 +235,7 @@ def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngin
         # Evidence travels in the rows' own logits (coupling.write_evidence). Without it, only
         # prompt_logprobs asks for log-probabilities.
         "logprobs_mode": "processed_logits" if config.record_scores else "raw_logprobs",
-        "logits_processors": [f"{__name__}:{PairedLogits.__name__}"],
-        "additional_config": {_NAME: asdict(settings)},
+        "additional_config": {NAME: asdict(settings)},
     }
     if device.type == "cpu":
         # A process of its own would compete with this one for the cores (measured: 35 % fewer tokens/s);
@@ -251,7 +247,9 @@ def _start_engine(config: TeacherConfig, settings: CouplingSettings) -> LLMEngin
         arguments["max_num_batched_tokens"] = MAX_TOKENS_PER_STEP
     arguments |= typed(config.engine_args, EngineArgs, key="teacher.engine_args")
     try:
-        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+        vllm_config = EngineArgs(**arguments).create_engine_config()
+        vllm_config.model_config.logits_processors = [processor_of(vllm_config)]
+        return LLMEngine.from_vllm_config(vllm_config, disable_log_stats=True)
     except (ValueError, TypeError, RuntimeError, OSError, VLLMError) as problem:
         reason = " ".join(hidden(str(problem)).split())[:400]
         raise ConfigError(f"teacher.model '{config.model}': vLLM does not start ({reason})") from problem
@@ -268,36 +266,3 @@ def check_arguments(engine_args: dict[str, Any]) -> None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else "; see vllm.EngineArgs"
             raise ConfigError(f"teacher.engine_args: vLLM has no argument '{name}'{hint}")
-
-
-class PairedLogits(LogitsProcessor):
-    """vLLM's door to Coupling: told what changed in the batch, it writes into the logits."""
-
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        settings: dict[str, Any] = dict(vllm_config.additional_config[_NAME])
-        settings["decoding"] = Decoding(**settings["decoding"])
-        self.coupling = Coupling(
-            CouplingSettings(**settings),
-            max_rows=vllm_config.scheduler_config.max_num_seqs,
-            device=device,
-        )
-
-    def is_argmax_invariant(self) -> bool:
-        return False
-
-    def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """In vLLM's order: removed, added (which may replace), moved."""
-        if batch_update is None:
-            return
-        for index in batch_update.removed:
-            self.coupling.put(index, None)
-        for index, params, _, output in batch_update.added:
-            extra = (params.extra_args or {}).get(_NAME)
-            self.coupling.put(index, Slot(**extra, output=output) if extra else None)
-        for source, target, direction in batch_update.moved:
-            self.coupling.move(source, target, is_swap=direction == MoveDirectionality.SWAP)
-        self.coupling.regroup()
-
-    def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        self.coupling.apply(logits)
-        return logits

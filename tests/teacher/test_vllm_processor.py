@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ pytestmark = pytest.mark.vllm
 VOCABULARY, EOS, BREAK = 40, 3, 5
 
 
-def make_processor(**settings):
-    from cotray.teacher.vllm_engine import PairedLogits
+def make_processor(**settings: Any) -> Any:
+    from cotray.teacher.vllm_processors import PairedRows
 
-    config = SimpleNamespace(
+    config: Any = SimpleNamespace(
         additional_config={"cotray": {"eos": [EOS], "breaks": [BREAK], "decoding": {}, **settings}},
         scheduler_config=SimpleNamespace(max_num_seqs=16),
     )
-    return PairedLogits(config, torch.device("cpu"), False)
+    return PairedRows(config, torch.device("cpu"), False)
 
 
 def added(index: int, pair: str, branch: int, *, weight: float = 0.5, num_branches: int = 2):
