@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from chat_templates import TEMPLATES, chat_model
 from forked import in_process
+from vllm_runners import begin_steps_early
 
 from cotray.config import DecodingConfig, TeacherConfig
 from cotray.config.references import Reference
@@ -146,6 +147,26 @@ def test_both_engines_end_before_the_same_stop_text() -> None:
     expected = transformers_results(settings, "contrast-wrong", requests)
     assert {"text", "length"} <= {row.stop_reason for row in expected}
     assert_same(in_process(vllm_results, settings, "contrast-wrong", requests), expected)
+
+
+def early_results(settings: TeacherConfig, requests) -> tuple[str, list[Rationale]]:
+    from cotray.teacher.vllm_teacher import VllmTeacher
+
+    begin_steps_early()
+    teacher = VllmTeacher(settings, method="contrast-wrong", seed=7)
+    client: Any = teacher.engine._engine.engine_core
+    return type(client.engine_core.scheduler).__name__, teacher.generate(requests)
+
+
+def test_steps_that_begin_before_the_last_has_ended_keep_pairs_together() -> None:
+    """As on GPUs. Some prompts do not fit into one step, so that their rows part."""
+    settings, requests = (
+        config("random:llama", engine_args={"max_num_batched_tokens": 128}),
+        make_requests(24),
+    )
+    scheduler, actual = in_process(early_results, settings, requests)
+    assert scheduler == "AsyncScheduler" and sum(row.splits for row in actual) > 0
+    assert_same(actual, transformers_results(settings, "contrast-wrong", requests))
 
 
 def sharded_results(settings: TeacherConfig, requests) -> list[Rationale]:

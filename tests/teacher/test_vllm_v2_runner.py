@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from v2_runner import with_v2_runner
+from vllm_runners import begin_steps_early, with_v2_runner
 
 from cotray.config import TeacherConfig
 from cotray.config.teacher import DecodingConfig
@@ -44,23 +44,26 @@ CASES = {
     "scores": settings({}, record_scores=True),
     "tokens alone, over the mask": settings({}, record_scores=False, plausibility=0.1),
     "draws": settings({}, record_scores=True, num_samples=2, temperature=0.7),
-    "steps begun before the last one has ended": settings({"async_scheduling": True}, record_scores=True),
     # Long prompts do not fit into one step, so that their rows part.
     "prompts in chunks": settings({"max_num_batched_tokens": 64}, record_scores=True),
+    "steps that begin early": settings({"max_num_batched_tokens": 64}, record_scores=True),
 }
 
 
-def by_vllm(cases: dict[str, TeacherConfig]) -> dict[str, tuple[str, list[Rationale]]]:
-    """Of every case, the processor that vLLM used and what the teacher wrote."""
+def by_vllm(cases: dict[str, TeacherConfig]) -> dict[str, tuple[str, str, list[Rationale]]]:
+    """Of every case, the scheduler and the processor that vLLM used, and what the teacher wrote."""
     from cotray.teacher.vllm_teacher import VllmTeacher
 
-    results = dict[str, tuple[str, list[Rationale]]]()
+    results = dict[str, tuple[str, str, list[Rationale]]]()
     for name, config in cases.items():
+        if name == "steps that begin early":
+            begin_steps_early()
         teacher = VllmTeacher(config, method="contrast-wrong", seed=7)
-        core: Any = teacher.engine._engine.engine_core
-        runner = core.engine_core.model_executor.driver_worker.worker.model_runner
+        client: Any = teacher.engine._engine.engine_core
+        core = client.engine_core
+        runner = core.model_executor.driver_worker.worker.model_runner
         processors = [type(processor).__name__ for processor in runner.sampler.logits_processors]
-        results[name] = processors[-1], teacher.generate(REQUESTS)
+        results[name] = type(core.scheduler).__name__, processors[-1], teacher.generate(REQUESTS)
         teacher.close()
     return results
 
@@ -75,8 +78,9 @@ def by_transformers(config: TeacherConfig) -> list[Rationale]:
 def test_the_v2_runner_writes_the_transformers_engines_tokens_and_scores() -> None:
     written = with_v2_runner(by_vllm, CASES)
     for name, config in CASES.items():
-        processor, actual = written[name]
-        assert processor == "PairedSlots"
+        scheduler, processor, actual = written[name]
+        is_early = name == "steps that begin early"
+        assert (scheduler, processor) == ("AsyncScheduler" if is_early else "Scheduler", "PairedSlots")
         expected = by_transformers(config)
         for a, e in zip(actual, expected, strict=True):
             assert (a.id, a.sample, a.tokens, a.stop_reason) == (e.id, e.sample, e.tokens, e.stop_reason), (
@@ -87,4 +91,5 @@ def test_the_v2_runner_writes_the_transformers_engines_tokens_and_scores() -> No
                 assert getattr(a, score) == pytest.approx(getattr(e, score), abs=1e-3), (name, a.id)
         if config.record_scores:
             assert any(row.tokens != row.greedy_tokens for row in expected), "contrast must change something"
-    assert sum(row.splits for row in written["prompts in chunks"][1]) > 0
+    for name in ("prompts in chunks", "steps that begin early"):
+        assert sum(row.splits for row in written[name][-1]) > 0

@@ -1,7 +1,8 @@
-"""vLLM's V2 model runner on a CPU: Triton's interpreter runs its kernels, and all else is as it is.
+"""What vLLM does on GPUs alone, on a CPU: its V2 model runner, and steps that begin before the last one ends.
 
-vLLM takes that runner only where it finds a Triton with a driver, so it is shown one before it is imported.
-Import nothing here that imports vLLM.
+Triton's interpreter runs that runner's kernels, slowly; all else is as it is. vLLM takes the runner only
+where it finds a Triton with a driver, so it is shown one before it is imported. Import nothing here that
+imports vLLM.
 """
 
 from __future__ import annotations
@@ -33,3 +34,16 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     backends.clear()
     backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True), compiler=None)  # type: ignore[assignment]
     return function(*arguments)
+
+
+def begin_steps_early() -> None:
+    """Let engines that are started from now on schedule asynchronously, which vLLM does not do on CPUs."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    as_on_cpus: Any = CpuPlatform.check_and_update_config
+
+    def forced(vllm_config: Any) -> None:
+        as_on_cpus(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = staticmethod(forced)  # type: ignore[method-assign]
