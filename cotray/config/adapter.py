@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from cotray.config.base import Config
 
 
-def _known(kind: object) -> object:
-    if kind == "qlora":
-        raise ValueError(
-            "qlora is not there: its 4-bit weights need bitsandbytes on a GPU, and cannot be read in shards. "
-            "Set kind to lora, whose frozen weights are sharded over the workers"
-        )
-    return kind
-
-
 class AdapterConfig(Config):
-    kind: Annotated[Literal["lora"], BeforeValidator(_known)]
-    """Low-rank adaptation (Hu et al. 2022): W + alpha / rank * B A, of which only A and B are learned."""
+    kind: Literal["lora", "qlora"]
+    """Low-rank adaptation (Hu et al. 2022): W + alpha / rank * B A, of which only A and B are learned. With
+    `qlora` (Dettmers et al. 2023) every worker holds W whole, in 4 bits, by bitsandbytes; with `lora` the
+    workers share it in float32."""
     rank: int = Field(default=16, ge=1)
     """Rows of A, columns of B."""
     alpha: float = Field(default=32.0, gt=0)

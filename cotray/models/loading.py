@@ -5,7 +5,7 @@ torch and transformers are imported inside the functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotray.errors import ConfigError
@@ -57,10 +57,12 @@ def read_model(
     revision: str = "main",
     dtype: torch.dtype,
     lay_out: Callable[[PreTrainedModel], None] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A model with all of its layers, as transformers reads it.
 
-    `lay_out` gets the model on the meta device before its weights are read, and may replace them by DTensors:
+    `quantization`: how weights are quantised and on which device, as arguments of from_pretrained. `lay_out`
+    gets the model on the meta device before its weights are read, and may replace them by DTensors:
     transformers then reads this worker's part of each. Raises ConfigError where weights are lacking, on every
     worker if on one.
     """
@@ -71,7 +73,7 @@ def read_model(
     auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Weights of another size are told of below, with those that are missing.
     options = {"revision": revision, "dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    options["ignore_mismatched_sizes"] = True
+    options |= {"ignore_mismatched_sizes": True, **(quantization or {})}
     if lay_out is None:
         model, report = _from_hub(auto, name, **options)
     else:

@@ -95,4 +95,7 @@ def packages_of_stage(config: RunConfig, verb: str) -> list[tuple[str, str, str]
         found.append(("vllm", "serving.engine=vllm", f"{vllm}, or set serving.engine=transformers"))
     if verb == "train" and config.student.adapter:
         found.append(("peft", "student.adapter", "pip install peft, or leave student.adapter out"))
+        if config.student.adapter.kind == "qlora":
+            way = "pip install bitsandbytes, or set it to lora"
+            found.append(("bitsandbytes", "student.adapter.kind=qlora", way))
     return found

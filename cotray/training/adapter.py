@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from cotray.errors import ConfigError
 from cotray.models.loading import layer_stacks
 from cotray.seeds import digest
+from cotray.training.four_bits import forget_quantization
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +47,7 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, *, base: str, re
         fan_in_fan_out=_is_transposed(model),
     )
     inject_adapter_in_model(config, model, NAME, low_cpu_mem_usage=True)
+    forget_quantization(model)
 
 
 def initial_weights(seed: int, name: str, shape: torch.Size) -> torch.Tensor:

@@ -87,7 +87,10 @@ def load(state: TrainState, folder: str | Path) -> None:
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers by name; tied weights appear once, under their first name."""
     seen: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)
+    # Of weights in 4 bits the state dict has also what bitsandbytes needs to read them.
+    own = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    own |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    tensors = {name: value for name, value in model.state_dict(keep_vars=True).items() if name in own}
     return {name: tensor for name, tensor in tensors.items() if seen.setdefault(id(tensor), name) == name}
 
 

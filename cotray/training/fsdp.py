@@ -19,6 +19,7 @@ from torch.distributed.fsdp import (
 
 from cotray.errors import ConfigError
 from cotray.models.loading import compute_dtype, layer_stacks
+from cotray.training.four_bits import is_in_four_bits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,8 +85,8 @@ def shard(
     """Move the model to its device and shard it over all workers, block by block, in place.
 
     Weights, gradients and optimizer stay float32; bfloat16 is the type of the computation. With `offload`
-    they stay in host memory. Without a process group the model is left whole, in float32, and with a single
-    worker on CPUs whole too.
+    they stay in host memory. Of a model in 4 bits only what is learned is sharded. Without a process group
+    the model is left whole, in float32, and with a single worker on CPUs whole too.
     """
     if not dist.is_initialized():
         return
@@ -104,6 +105,8 @@ def shard(
         "mp_policy": policy,
         "offload_policy": CPUOffloadPolicy(pin_memory=_has_gpus()) if is_offloaded else OffloadPolicy(),
     }
+    if any(map(is_in_four_bits, model.parameters())):
+        options["ignored_params"] = {p for p in model.parameters() if not p.requires_grad}
     # Gathering weights is what a step costs over gloo, and host memory has room for them: on CPUs they
     # stay whole from a step's first forward to its last backward, on GPUs for one block at a time.
     reshards = device_type == "cuda"

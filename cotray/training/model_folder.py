@@ -17,6 +17,7 @@ from cotray.models.loading import layer_stacks
 from cotray.training.adapter import change_of, has_adapter, is_of_adapter, plain_name, save_adapter
 from cotray.training.chat_settings import ChatSettings
 from cotray.training.checkpoint import TrainState, restore_best, weights
+from cotray.training.four_bits import in_float32, is_in_four_bits, num_weights
 from cotray.training.fsdp import rank_and_world
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def export(
     model, is_writer = state.model, rank_and_world()[0] == 0
     if chat is not None and is_writer:
         chat.put_on(model, tokenizer)
-    size = sum(tensor.numel() * tensor.itemsize for tensor in weights(model).values())
+    size = sum(map(_num_bytes, weights(model).values()))
     if size <= most_bytes:
         whole = dict(_merged(model, is_writer))
         if is_writer:
@@ -66,11 +67,15 @@ def export(
 
 
 def _whole(tensors: dict[str, torch.Tensor], is_writer: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each tensor in host memory, for the writer; the other workers only help to gather it."""
+    """Each tensor in host memory and float32, for the writer; the other workers only help to gather it."""
     for name, tensor in tensors.items():
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if is_writer:
-            yield name, full.detach().cpu()
+            yield name, in_float32(full).detach().cpu()
+
+
+def _num_bytes(tensor: torch.Tensor) -> int:
+    return 4 * num_weights(tensor) if tensor.is_floating_point() or is_in_four_bits(tensor) else tensor.nbytes
 
 
 def _merged(model: PreTrainedModel, is_writer: bool) -> Iterator[tuple[str, torch.Tensor]]:

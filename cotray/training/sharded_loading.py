@@ -16,8 +16,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from cotray.models.loading import keep_layers, load_model, read_model
+from cotray.models.loading import keep_layers, read_model
 from cotray.training.adapter import add_adapter, initial_weights, is_of_adapter
+from cotray.training.four_bits import read_in_four_bits
 from cotray.training.fsdp import Offload, Sharding, is_whole, mesh_of_workers, shard
 
 if TYPE_CHECKING:
@@ -49,17 +50,20 @@ def load_for_training(
     """The model in float32, sharded over all workers and on their devices (with `offload` in their hosts'
     memory); whole where `is_whole` says so.
 
-    With an adapter its weights alone are to be learned, and begin as `seed` says. Raises ConfigError as
+    With an adapter its weights alone are to be learned, and begin as `seed` says; with QLoRA's only they are
+    sharded, and every worker has the others whole, in 4 bits. Raises ConfigError as
     load_model does, and for an adapter that does not fit. `change` gets the model before it is sharded,
     perhaps without weights.
     """
     shards: Shards = {}
-    if not is_whole():
+    if adapter and adapter.kind == "qlora":
+        model = read_in_four_bits(name, revision=revision, precision=precision)
+    elif not is_whole():
         model, shards = _read_shards(name, revision, mesh_of_workers(sharding))
-        if num_layers:
-            keep_layers(model, num_layers)
     else:
-        model = load_model(name, revision=revision, dtype=torch.float32, num_layers=num_layers)
+        model = read_model(name, revision=revision, dtype=torch.float32)
+    if num_layers:
+        keep_layers(model, num_layers)
     if adapter:
         add_adapter(model, adapter, base=name, revision=revision)
     change(model)

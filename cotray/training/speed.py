@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cotray.training.four_bits import num_weights
 from cotray.training.fsdp import device_of, rank_and_world
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class StepSpeed:
         embeddings: Any = model.get_input_embeddings()
         is_tied = getattr(head, "weight", None) is embeddings.weight
         num_looked_up = 0 if is_tied else embeddings.weight.numel()
-        self.num_weights = sum(p.numel() for p in model.parameters()) - num_looked_up
+        self.num_weights = sum(map(num_weights, model.parameters())) - num_looked_up
 
     def of(self, num_tokens: float, seconds: float) -> dict[str, float]:
         """`flop_per_s` of all workers; `mfu` where the GPU's peak is known; `memory_mib` of this one."""

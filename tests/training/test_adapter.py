@@ -1,5 +1,6 @@
-"""LoRA: only the adapter is learned, two workers learn what one process learns, and what is left behind is
-the model with the adapter merged and the adapter by itself. One spawned group makes the measurements."""
+"""LoRA and QLoRA: only the adapter is learned, two workers learn what one process learns, and what is left
+behind is the model with the adapter merged and the adapter by itself. One spawned group makes the
+measurements."""
 
 from __future__ import annotations
 
@@ -10,31 +11,40 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from peft import PeftModel
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from test_loop import CONFIG, encoded, make_examples, student_batches
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from two_workers import group_of_two, spawn, whole
 
 from cotray.config.adapter import AdapterConfig
 from cotray.errors import ConfigError
 from cotray.models.loading import load_model, load_tokenizer
+from cotray.models.locations import model_path
 from cotray.training.adapter import is_of_adapter
 from cotray.training.checkpoint import TrainState, save
+from cotray.training.four_bits import in_float32, is_in_four_bits, num_weights
 from cotray.training.loop import train
 from cotray.training.model_folder import export
 from cotray.training.sharded_loading import load_for_training
 
-MODELS = ("random:llama", "random:t5")
 ADAPTER = AdapterConfig(kind="lora", rank=2, alpha=8, targets="all-linear")
+IN_FOUR_BITS = ADAPTER.model_copy(update={"kind": "qlora"})
+CASES = {
+    "llama": ("random:llama", ADAPTER),
+    "t5": ("random:t5", ADAPTER),
+    "llama in 4 bits": ("random:llama", IN_FOUR_BITS),
+}
 DATA = make_examples(7)
 DEV = [example for example in make_examples(3, prefix="so ") if example.kind == "factual"]
 
 
 def learn(
-    name: str, folder: Path, *, restore_from: Path | None = None, with_dropout: bool = True
+    case: str, folder: Path, *, restore_from: Path | None = None, with_dropout: bool = True
 ) -> TrainState:
-    model = load_for_training(name, precision="float32", adapter=ADAPTER, seed=5)
+    name, adapter = CASES[case]
+    model = load_for_training(name, precision="float32", adapter=adapter, seed=5)
     if not with_dropout:
         model.train = lambda mode=True: model
 
@@ -72,21 +82,21 @@ def sizes(state: TrainState) -> dict[str, int]:
         "moments": moments,
         "adapter": [value for name, value in state.model.named_parameters() if is_of_adapter(name)],
     }
-    return {kind: sum(tensor.numel() for tensor in tensors) for kind, tensors in counted.items()}
+    return {kind: sum(map(num_weights, tensors)) for kind, tensors in counted.items()}
 
 
 def measure(rank: int, folder: Path) -> None:
     with group_of_two(rank, folder):
         results: dict[str, Any] = {}
-        for name in MODELS:
-            straight = learn(name, folder / name)
-            resumed = learn(name, folder / f"{name}-resumed", restore_from=folder / name / "2")
-            results[name] = {"straight": adapter_of(straight), "resumed": adapter_of(resumed)}
-            without = learn(name, folder / f"{name}-without", with_dropout=False)
-            results[name] |= {"without": adapter_of(without), "sizes": sizes(without)}
-            results[name]["dev_losses"] = [row["dev_loss"] for row in without.progress.history]
-            export(without, load_tokenizer(name), folder / f"{name}-export")
-            export(without, load_tokenizer(name), folder / f"{name}-in-parts", most_bytes=1)
+        for case, (name, _) in CASES.items():
+            straight = learn(case, folder / case)
+            resumed = learn(case, folder / f"{case}-resumed", restore_from=folder / case / "2")
+            results[case] = {"straight": adapter_of(straight), "resumed": adapter_of(resumed)}
+            without = learn(case, folder / f"{case}-without", with_dropout=False)
+            results[case] |= {"without": adapter_of(without), "sizes": sizes(without)}
+            results[case]["dev_losses"] = [row["dev_loss"] for row in without.progress.history]
+            export(without, load_tokenizer(name), folder / f"{case}-export")
+            export(without, load_tokenizer(name), folder / f"{case}-in-parts", most_bytes=1)
         if rank == 0:
             torch.save(results, folder / "results.pt")
 
@@ -104,10 +114,10 @@ def results(folder):
     return torch.load(folder / "results.pt", weights_only=False)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_gradients_and_optimizer_are_of_the_adapter_alone(results, name):
-    found = results[name]["sizes"]
-    plain = load_model(name, dtype=torch.float32)
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_and_optimizer_are_of_the_adapter_alone(results, case):
+    found = results[case]["sizes"]
+    plain = load_model(CASES[case][0], dtype=torch.float32)
     head = plain.get_output_embeddings()
     linear = [m for m in plain.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     expected = sum(ADAPTER.rank * (layer.in_features + layer.out_features) for layer in linear)
@@ -120,31 +130,31 @@ def test_gradients_and_optimizer_are_of_the_adapter_alone(results, name):
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_two_workers_resume_an_adapter_to_the_bit(results, name):
-    straight, resumed = results[name]["straight"], results[name]["resumed"]
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_resume_an_adapter_to_the_bit(results, case):
+    straight, resumed = results[case]["straight"], results[case]["resumed"]
     assert straight and all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_checkpoint_has_the_adapter_alone(folder, name):
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_has_the_adapter_alone(folder, case):
     """Its weights, the best of them and two moments, in float32; frozen weights are in the model's files."""
-    files = list((folder / name / "2").glob("*.distcp"))
+    files = list((folder / case / "2").glob("*.distcp"))
     num_bytes = sum(path.stat().st_size for path in files)
-    adapter = load_file(folder / f"{name}-export" / "adapter" / "adapter_model.safetensors")
+    adapter = load_file(folder / f"{case}-export" / "adapter" / "adapter_model.safetensors")
     num_weights = sum(tensor.numel() for tensor in adapter.values())
     assert len(files) == 2
     assert 4 * 4 * num_weights < num_bytes
-    tensors = dcp.FileSystemReader(folder / name / "2").read_metadata()
+    tensors = dcp.FileSystemReader(folder / case / "2").read_metadata()
     assert not [key for key in tensors.state_dict_metadata if "base_layer" in key]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_one_process_learns_the_adapter_of_two_workers(results, tmp_path, name):
-    alone = learn(name, tmp_path, with_dropout=False)
+@pytest.mark.parametrize("case", CASES)
+def test_one_process_learns_the_adapter_of_two_workers(results, tmp_path, case):
+    alone = learn(case, tmp_path, with_dropout=False)
     dev_losses = [row["dev_loss"] for row in alone.progress.history]
-    assert dev_losses == pytest.approx(results[name]["dev_losses"], rel=3e-3)
-    expected = results[name]["without"]
+    assert dev_losses == pytest.approx(results[case]["dev_losses"], rel=3e-3)
+    expected = results[case]["without"]
     assert adapter_of(alone).keys() == expected.keys()
     for key, value in adapter_of(alone).items():
         assert (value - expected[key]).norm() < 3e-3 * expected[key].norm(), key
@@ -157,25 +167,39 @@ def logits_of(model: Any) -> torch.Tensor:
         return model(input_ids=ids, **more).logits
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_folder_is_the_model_with_the_adapter_that_peft_loads_beside_it(folder, name):
-    plain = load_model(name, dtype=torch.float32)
-    merged = load_model(str(folder / f"{name}-export"), dtype=torch.float32)
+def by_transformers(name: str) -> Any:
+    """In 4 bits, as its documentation says for QLoRA."""
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    path = model_path(name)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        path, quantization_config=nf4, dtype=torch.float32, device_map="cpu"
+    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # or it computes in bfloat16
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_folder_is_the_model_with_the_adapter_that_peft_loads_beside_it(folder, case):
+    name, adapter = CASES[case]
+    plain = by_transformers(name) if adapter is IN_FOUR_BITS else load_model(name, dtype=torch.float32)
+    merged = load_model(str(folder / f"{case}-export"), dtype=torch.float32)
     before = logits_of(plain)
-    adapted = PeftModel.from_pretrained(plain, str(folder / f"{name}-export" / "adapter"))
+    adapted = PeftModel.from_pretrained(plain, str(folder / f"{case}-export" / "adapter"))
     found, expected = logits_of(merged), logits_of(adapted)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (expected - before).abs().max() > 1e-2 * before.abs().max()
-    settings = json.loads((folder / f"{name}-export" / "adapter" / "adapter_config.json").read_text())
+    settings = json.loads((folder / f"{case}-export" / "adapter" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (2, 8, name)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_written_in_parts_is_the_one_written_whole(folder, name):
-    parts = sorted(path.name for path in (folder / f"{name}-in-parts").glob("*.safetensors"))
+@pytest.mark.parametrize("case", CASES)
+def test_a_model_written_in_parts_is_the_one_written_whole(folder, case):
+    parts = sorted(path.name for path in (folder / f"{case}-in-parts").glob("*.safetensors"))
     assert len(parts) > 2 and parts[0] == f"model-00001-of-{len(parts):05}.safetensors"
-    one = load_model(str(folder / f"{name}-export"), dtype=torch.float32).state_dict()
-    other = load_model(str(folder / f"{name}-in-parts"), dtype=torch.float32).state_dict()
+    one = load_model(str(folder / f"{case}-export"), dtype=torch.float32).state_dict()
+    other = load_model(str(folder / f"{case}-in-parts"), dtype=torch.float32).state_dict()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -218,6 +242,19 @@ def test_only_the_targets_are_adapted():
     assert len(learned) == 3 * 2 * 2
 
 
-def test_qlora_is_refused_with_the_reason():
-    with pytest.raises(ValidationError, match="bitsandbytes on a GPU"):
-        AdapterConfig.model_validate({"kind": "qlora"})
+def test_weights_in_four_bits_stay_what_bitsandbytes_makes_of_them():
+    model = load_for_training("random:llama", precision="float32", adapter=IN_FOUR_BITS, num_layers=1)
+    quantised = {name: value for name, value in model.named_parameters() if is_in_four_bits(value)}
+    assert len(quantised) == 7 and all(value.dtype == torch.uint8 for value in quantised.values())
+    plain = load_model("random:llama", dtype=torch.float32, num_layers=1).state_dict()
+    for name, value in quantised.items():
+        original = plain[name.replace(".base_layer", "")]
+        packed, state = quantize_4bit(original, quant_type="nf4", compress_statistics=True)
+        assert torch.equal(in_float32(value), dequantize_4bit(packed, state))
+        assert 0 < (in_float32(value) - original).norm() < 0.12 * original.norm()
+
+
+def test_a_model_without_linear_layers_to_quantise_is_refused(monkeypatch):
+    monkeypatch.setattr("cotray.training.four_bits.is_in_four_bits", lambda tensor: False)
+    with pytest.raises(ConfigError, match=r"adapter\.kind=qlora: bitsandbytes finds no linear layer"):
+        load_for_training("random:llama", precision="float32", adapter=IN_FOUR_BITS)
