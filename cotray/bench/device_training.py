@@ -16,6 +16,7 @@ from cotray.models.random_models import byte_tokenizer
 from cotray.models.sequences import encode
 from cotray.records import Kind, TrainExample
 from cotray.training.batches import StepExamples
+from cotray.training.blocks import recompute_activations
 from cotray.training.fsdp import shard
 from cotray.training.speed import PEAK_FLOP_PER_S
 from cotray.training.step import Collator, train_step
@@ -87,7 +88,7 @@ def _train(
     begin_peak(device)
     model = make(torch.float32)
     if recomputes:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_activations(model)
     if compiles:
         for block in model.model.layers:
             block.compile()

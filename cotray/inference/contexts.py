@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from cotray.models.caches import cache_of, with_cache
+
 LEAST_SHARED = 32
 """Tokens that rows begin with; below that a pass of their own costs more than it saves."""
 
@@ -49,7 +51,7 @@ def pad_contexts(model: Any, rows: Sequence[Sequence[int]]) -> tuple[torch.Tenso
     ids_BS, mask_BS = torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
     if not num_shared:
         return ids_BS, mask_BS, None
-    cache = model(input_ids=ids_BS[:1, :num_shared], use_cache=True, logits_to_keep=1).past_key_values
+    cache = cache_of(model(input_ids=ids_BS[:1, :num_shared], use_cache=True, logits_to_keep=1))
     cache.batch_repeat_interleave(len(rows))
     return ids_BS, mask_BS, cache
 
@@ -97,8 +99,8 @@ class Contexts:
                 attention_mask=self.encoder_mask,
                 decoder_input_ids=ids_NC,
                 decoder_attention_mask=self.mask,
-                past_key_values=self.cache,
                 use_cache=True,
+                **with_cache(self.model, self.cache),
             )
         else:
             columns_C = torch.arange(ids_NC.shape[1], device=ids_NC.device)
@@ -106,8 +108,8 @@ class Contexts:
                 input_ids=ids_NC,
                 attention_mask=self.mask,
                 position_ids=self.next_N[:, None] + columns_C,
-                past_key_values=self.cache,
                 use_cache=True,
+                **with_cache(self.model, self.cache),
             )
         self.next_N = self.next_N + ids_NC.shape[1]
         self.logits_NV = output.logits[:, -1]
@@ -121,11 +123,11 @@ class Contexts:
             input_ids=ids_BS[:, num_read:],
             attention_mask=self.mask,
             position_ids=positions_BS[:, num_read:],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **with_cache(self.model, cache),
         )
-        self.cache = output.past_key_values
+        self.cache = cache_of(output)
         self.next_N = positions_BS[:, -1] + 1
         self.logits_NV = output.logits[:, -1]
 

@@ -9,6 +9,7 @@ import torch
 
 from cotray.inference.contexts import pad_contexts
 from cotray.inference.token_choice import TokenChoice
+from cotray.models.caches import with_cache
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessor
@@ -66,7 +67,7 @@ def generate_ids(
     else:
         rows = tokenizer([source + forced for source in sources]).input_ids
         ids_BS, mask_BS, cache = pad_contexts(model, rows)
-        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, "past_key_values": cache}
+        inputs = {"input_ids": ids_BS, "attention_mask": mask_BS, **with_cache(model, cache)}
         num_forced = ids_BS.shape[1]
     streamer = _Steps(on_step) if on_step is not None else None
 

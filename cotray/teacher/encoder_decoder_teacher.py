@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cotray.errors import ConfigError
+from cotray.models.caches import with_cache
 from cotray.models.loading import load_for_inference
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import QAPair
@@ -103,8 +104,8 @@ class EncoderDecoderTeacher(TransformersTeacher):
             encoder_outputs=states,
             attention_mask=mask_BS,
             decoder_input_ids=torch.tensor(ids, device=self.model.device),
-            past_key_values=cache,
             use_cache=True,
+            **with_cache(self.model, cache),
         ).logits[:, -1]
 
     @torch.inference_mode()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from cotray.models.caches import cache_of, with_cache
+
 
 @torch.inference_mode()
 def one_pair_loop(
@@ -28,8 +30,8 @@ def one_pair_loop(
     while len(tokens) < max_new_tokens:
         logp = []
         for branch in range(2):
-            out = model(input_ids=inputs[branch], past_key_values=caches[branch], use_cache=True)
-            caches[branch] = out.past_key_values
+            out = model(input_ids=inputs[branch], use_cache=True, **with_cache(model, caches[branch]))
+            caches[branch] = cache_of(out)
             logp.append(out.logits[0, -1].float().log_softmax(-1))
         greedy = int(logp[0].argmax())
         if greedy == tokenizer.eos_token_id:

@@ -18,6 +18,7 @@ import torch
 from transformers import AttentionInterface, Cache, PreTrainedModel
 
 from cotray.errors import ConfigError
+from cotray.models.caches import with_cache
 
 _names = itertools.count()
 
@@ -164,9 +165,9 @@ class SlotCache(Cache):
             position_ids=positions_RT,
             # Any four-dimensional mask switches transformers' own mask off; _attend uses self._mask.
             attention_mask=self._mask,
-            past_key_values=self,
             use_cache=True,
             logits_to_keep=keep,
+            **with_cache(self.model, self),
         ).logits
 
     def _check(self, kwargs: dict[str, Any], *, num_keys: int) -> None:

@@ -28,7 +28,11 @@ def recompute_activations(model: PreTrainedModel) -> None:
             f"activations=recomputed: {type(model).__name__} cannot. Set training.activations to kept, and "
             "lower micro_batch_size or max_length if memory is short"
         )
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    kept_apart = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name in transformers 5.24
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kept_apart)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept_apart)
 
 
 def compile_blocks(model: PreTrainedModel, *, backend: str = "inductor") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cotray.models.caches import cache_of, with_cache
 from cotray.models.cpu_attention import NAME, share_keys_among_heads
 from cotray.models.loading import load_for_inference, load_model
 
@@ -18,8 +19,8 @@ def logits_of(model, ids_RT: torch.Tensor, mask_RT: torch.Tensor) -> torch.Tenso
         second = model(
             input_ids=ids_RT[:, 7:],
             attention_mask=mask_RT,
-            past_key_values=first.past_key_values,
             use_cache=True,
+            **with_cache(model, cache_of(first)),
         )
     return torch.cat([first.logits, second.logits], 1)
 

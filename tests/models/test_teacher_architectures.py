@@ -53,10 +53,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "falcon": ({"hidden_size": 32, "num_attention_heads": 2, "alibi": False}, "logits differ"),
     "gemma2": (ARCHITECTURES["gemma2"], "softcap"),
     "gpt_oss": ({**WIDE_HEADS, **EXPERTS, "sliding_window": 4096}, "s_aux"),
-    "mamba": ({"hidden_size": 32, "state_size": 4}, "size of tensor"),
+    "mamba": ({"hidden_size": 32, "state_size": 4}, "(size of tensor|out of range)"),
     "mamba2": (
         {"hidden_size": 32, "state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 1},
-        "logits differ",
+        "(logits differ|out of range)",
     ),
     "qwen3_next": (
         {**WIDE_HEADS, **LINEAR, "num_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 4}

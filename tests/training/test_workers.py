@@ -127,9 +127,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def with_dropout(name: str, change: Callable[[Any], None]) -> tuple[int, list[torch.Tensor]]:
-    """How often the first block computes in a step, and the gradients."""
+    """How often a layer of the first block computes in a step, and the gradients."""
     model, calls = sharded(name, change=change), []
-    layer_stacks(model)[0][0].register_forward_pre_hook(lambda *ignored: calls.append(1))
+    first = next(layer for layer in layer_stacks(model)[0][0].modules() if isinstance(layer, torch.nn.Linear))
+    first.register_forward_pre_hook(lambda *ignored: calls.append(1))
     seed_dropout(3, 0)
     factual = Collator(model, load_tokenizer(name), 8)(encoded(name, rows_of("factual", 4)))
     accumulate_gradients(model.train(), factual, [], alpha=0.0)
