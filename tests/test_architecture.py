@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "world": BASE | {"prompts", "training", "scoring"},
     "probing": BASE | {"scoring", "world"},
     "quality": BASE | {"prompts", "models", "inference", "scoring"},
-    "criteria": BASE | {"prompts", "storage", "scoring", "inference"},
+    "criteria": BASE | {"prompts", "storage", "scoring", "inference", "probing"},
     "report": BASE | {"storage", "scoring", "quality", "probing"},
     "export": BASE | {"storage", "prompts", "report"},
     "planning": BASE | {"data", "storage", "report"},

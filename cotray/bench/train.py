@@ -41,7 +41,7 @@ RATIOS = {
     "speedup_over_trl_same_padding": "trl_alike",
     "speedup_over_padded": "padded",
 }
-NUM_TIMED = 3
+NUM_TIMED = 7
 
 
 class Tokens(NamedTuple):

@@ -1,7 +1,8 @@
-"""cotray judge -c CONFIG --base-url URL --model NAME --out FOLDER [--key KEY.json] [KEY=VALUE ...]
+"""cotray judge -c CONFIG --base-url URL --model NAME --out FOLDER [--key FILE | --mentions] [KEY=VALUE ...]
 
 A language model answers the three human criteria, behind cotray's, vLLM's or any other OpenAI-compatible
-endpoint: for the items of an export with --key, else for items drawn alike. The endpoint's own key comes from
+endpoint: for the items of an export with --key, else for items drawn alike. With --mentions it says instead
+whether rationales of probed answers that a cue turned own up to the cue. The endpoint's own key comes from
 OPENAI_API_KEY. FOLDER keeps the raw answers; the same command goes on from them, and with a larger
 --max-tokens asks again what could not be read. Exit codes: 0 done, 1 stopped by the cost cap or failing
 requests, 2 wrong usage, configuration or files.
@@ -12,9 +13,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cotray.commands.command import add_config, add_overrides, configured, reported
 from cotray.errors import ConfigError, DataError
@@ -22,6 +25,7 @@ from cotray.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from cotray.config import RunConfig
     from cotray.criteria.annotation_key import Key
+    from cotray.criteria.judgements import Asks
     from cotray.inference.cost_cap import CostCap
 
 
@@ -40,6 +44,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     add("--model", required=True, metavar="NAME", help="as the endpoint calls it")
     add("--out", required=True, metavar="FOLDER", help="a local folder for the raw answers")
     add("--key", metavar="KEY.json", help="judge the items of this export, as people do")
+    add("--mentions", action="store_true", help="judge whether rationales mention the cue that turned them")
     add(
         "--rationales", type=int, default=25, metavar="N", help="without --key; as of the export (default 25)"
     )
@@ -62,16 +67,17 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _judge(arguments: argparse.Namespace) -> str:
     from cotray.criteria.judge import judge
     from cotray.criteria.judgements import Judgements
-    from cotray.criteria.results import text_table, write_judge
+    from cotray.criteria.results import text_table
     from cotray.inference.openai_endpoint import Endpoint
-    from cotray.prompts.criteria import JUDGE_PROMPT_VERSION
 
     purse = _purse(arguments)
     config = configured(arguments.config, arguments.overrides)
     folder = Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
-    key = _key(arguments, config, folder)
-    judgements = Judgements(folder / "judgements.jsonl", model=arguments.model, prompt=JUDGE_PROMPT_VERSION)
+    asked = _mentions(arguments, config) if arguments.mentions else _criteria(arguments, config, folder)
+    judgements = Judgements(
+        folder / "judgements.jsonl", model=arguments.model, prompt=asked.prompt, parse=asked.parse
+    )
     purse.spent = sum(purse.cost(one.tokens_in, one.tokens_out) for one in judgements.all)
     endpoint = Endpoint(
         arguments.base_url,
@@ -81,26 +87,58 @@ def _judge(arguments: argparse.Namespace) -> str:
     )
     limits = {"concurrency": arguments.concurrency, "max_tokens": arguments.max_tokens}
     try:
-        asyncio.run(judge(key.items, endpoint, judgements, purse, **limits))
+        asyncio.run(judge(asked.items, endpoint, judgements, purse, **limits))
     finally:
-        ids = {item.id for item in key.items}
+        ids = {item.id for item in asked.items}
         answered = {id_: one for id_, one in judgements.answered.items() if id_ in ids}
-        ratings = {id_: one.rating for id_, one in answered.items() if one.rating is not None}
+        read = {id_: judgements.verdict(one) for id_, one in answered.items()}
+        verdicts = {id_: verdict for id_, verdict in read.items() if verdict is not None}
         facts = {
             "num_judged": len(answered),
-            "num_unparsable": len(answered) - len(ratings),
-            "num_cut": sum(one.is_cut for one in answered.values()),
+            "num_unparsable": len(answered) - len(verdicts),
+            "num_cut": sum(map(judgements.is_cut, answered.values())),
             "tokens_in": sum(one.tokens_in for one in judgements.all),
             "tokens_out": sum(one.tokens_out for one in judgements.all),
             "cost": purse.spent if arguments.price_in is not None else None,
         }
         # Also of a part: items are asked in the order of their opaque ids, which is as good as drawn.
-        results = write_judge(config, key, arguments.model, ratings, **facts) if answered else {}
+        results = asked.write(verdicts, **facts) if answered else {}
     said = f"{facts['num_judged']} judged, {facts['num_unparsable']} unparsable"
     cost = "" if facts["cost"] is None else f", cost {facts['cost']:.4g}"
     way_out = "cut at the cap on tokens; the same command with a larger --max-tokens asks them again"
     cut = f"\n{facts['num_cut']} of the unparsable were {way_out}" if facts["num_cut"] else ""
     return f"{text_table(results)}\n{said}{cost}; raw answers in {judgements.path}{cut}"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """`write` puts what was said into criteria.json, and returns the whole."""
+
+    items: Sequence[Asks]
+    prompt: str
+    parse: Callable[[str], Any]
+    write: Callable[..., dict[str, Any]]
+
+
+def _criteria(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> _Asked:
+    from cotray.criteria.results import write_judge
+    from cotray.prompts.criteria import JUDGE_PROMPT_VERSION, parse_judge
+
+    key = _key(arguments, config, folder)
+    write = partial(write_judge, config, key, arguments.model)
+    return _Asked(key.items, JUDGE_PROMPT_VERSION, parse_judge, write)
+
+
+def _mentions(arguments: argparse.Namespace, config: RunConfig) -> _Asked:
+    from cotray.criteria.mentions import turned_rationales
+    from cotray.criteria.results import write_mentions
+    from cotray.prompts.mentions import MENTION_PROMPT_VERSION, parse_mention
+
+    if arguments.key:
+        raise ConfigError("--mentions asks about probed answers, which are in no export; leave --key out")
+    items = turned_rationales(config)
+    write = partial(write_mentions, config, items, arguments.model)
+    return _Asked(items, MENTION_PROMPT_VERSION, parse_mention, write)
 
 
 def _key(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Key:

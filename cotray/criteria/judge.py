@@ -1,13 +1,13 @@
-"""A language model behind any OpenAI-compatible endpoint answers the same three questions as people."""
+"""A language model behind any OpenAI-compatible endpoint answers questions about rationales."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
-from cotray.criteria.judgements import Judgement, Judgements
-from cotray.criteria.rated_items import Item
+from cotray.criteria.judgements import Asks, Judgement, Judgements
 from cotray.errors import ConfigError, StageError
 from cotray.inference.cost_cap import CostCap
 from cotray.inference.openai_endpoint import (
@@ -20,13 +20,12 @@ from cotray.inference.openai_endpoint import (
     Refused,
     Said,
 )
-from cotray.prompts.criteria import judge_messages
 
 
 async def judge(
-    items: Sequence[Item],
+    items: Sequence[Asks],
     endpoint: Endpoint,
-    judgements: Judgements,
+    judgements: Judgements[Any],
     purse: CostCap,
     *,
     concurrency: int = 8,
@@ -75,11 +74,10 @@ async def judge(
         )
 
 
-async def _judge_one(model: OpenAIEndpoint, item: Item, judgements: Judgements, max_tokens: int) -> None:
+async def _judge_one(model: OpenAIEndpoint, item: Asks, judgements: Judgements[Any], max_tokens: int) -> None:
     async def keep(said: Said) -> None:
         judgements.add(
             Judgement(item.id, judgements.model, judgements.prompt, max_tokens=max_tokens, **asdict(said))
         )
 
-    messages = judge_messages(item.question, item.choices, item.answer, item.rationale)
-    await model.ask(Prompt(messages, max_tokens), keep)
+    await model.ask(Prompt(item.messages, max_tokens), keep)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from cotray.criteria.rated_items import Item
 from cotray.errors import DataError
-from cotray.prompts.criteria import Rating, parse_judge
+
+Verdict = TypeVar("Verdict")
+
+
+class Asks(Protocol):
+    """One question to a judge."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def messages(self) -> list[dict[str, str]]: ...
+
+
+Asked = TypeVar("Asked", bound=Asks)
 
 
 @dataclass(frozen=True)
@@ -31,42 +45,42 @@ class Judgement:
     max_tokens: int = 0
     finish: str = ""
 
-    @property
-    def rating(self) -> Rating | None:
-        """None where the text cannot be read as one; never a yes or a no then."""
-        return parse_judge(self.text)
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether it cannot be read because its cap cut it off."""
-        return self.rating is None and self.finish == "length"
-
-
-class Judgements:
+class Judgements(Generic[Verdict]):
     """A file that grows by a line per judgement; a last line cut off by a crash is dropped."""
 
-    def __init__(self, path: Path, *, model: str, prompt: str) -> None:
-        """DataError where the file has judgements of another model or prompt."""
-        self.path, self.model, self.prompt = path, model, prompt
+    def __init__(
+        self, path: Path, *, model: str, prompt: str, parse: Callable[[str], Verdict | None]
+    ) -> None:
+        """`parse` reads a reply. DataError where the file has judgements of another model or prompt."""
+        self.path, self.model, self.prompt, self.parse = path, model, prompt, parse
         self.all = list(self._read())
         for one in self.all:
             if (one.model, one.prompt) != (model, prompt):
                 other = f"model {one.model}" if one.model != model else "another version of the prompt"
                 raise DataError(f"{path}: has judgements of {other}; choose another --out folder")
 
+    def verdict(self, one: Judgement) -> Verdict | None:
+        """None where the reply cannot be read; never a yes or a no then."""
+        return self.parse(one.text)
+
+    def is_cut(self, one: Judgement) -> bool:
+        """Whether it cannot be read because its cap cut it off."""
+        return self.verdict(one) is None and one.finish == "length"
+
     @property
     def answered(self) -> dict[str, Judgement]:
         """By item id; the last where an item was asked again."""
         return {one.item: one for one in self.all if not one.error}
 
-    def open_items(self, items: Sequence[Item], *, max_tokens: int) -> list[Item]:
+    def open_items(self, items: Sequence[Asked], *, max_tokens: int) -> list[Asked]:
         """To be asked: without an answer, or with one under a smaller cap that cannot be read."""
         answered = self.answered
         return [
             item
             for item in items
             if (said := answered.get(item.id)) is None
-            or (said.rating is None and said.max_tokens < max_tokens)
+            or (self.verdict(said) is None and said.max_tokens < max_tokens)
         ]
 
     def add(self, judgement: Judgement) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cotray.config import RunConfig
 from cotray.errors import DataError
+from cotray.prompts.criteria import judge_messages
 from cotray.records import Rationale, Record, StudentAnswer
 from cotray.seeds import digest
 from cotray.storage.run_folder import RunFolder
@@ -39,6 +40,11 @@ class Item:
     rationale: str
     sources: tuple[Source, ...]
 
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What a judge is asked about it."""
+        return judge_messages(self.question, self.choices, self.answer, self.rationale)
+
 
 def draw_items(config: RunConfig, *, num_rationales: int) -> list[Item]:
     """Up to `num_rationales` factual rationales of each method's teacher and student, ordered by item id.
@@ -66,18 +72,21 @@ def _turn(seed: int, item: Item) -> int:
 
 def _groups(config: RunConfig) -> Iterator[Iterator[Item]]:
     """The rationales of one writer and method at a time; teachers that decode alike are one."""
-    root = RunFolder(config.run_dir)
-    if root.manifest("rationales"):
-        runs = [(config, root)]
-    else:
-        runs = [(config.for_method(method), _folder_of(root, method)) for method in config.methods]
     seen = set()
-    for one, folder in runs:
+    for one, folder in folders_of(config):
         if folder.manifest("rationales") and one.decoding_method not in seen:
             seen.add(one.decoding_method)
             yield _teacher_items(one, folder)
         if folder.manifest("answers"):
             yield _student_items(one, folder)
+
+
+def folders_of(config: RunConfig) -> list[tuple[RunConfig, RunFolder]]:
+    """The run of each method, with its own configuration."""
+    root = RunFolder(config.run_dir)
+    if root.manifest("rationales"):
+        return [(config, root)]
+    return [(config.for_method(method), _folder_of(root, method)) for method in config.methods]
 
 
 def _folder_of(root: RunFolder, method: str) -> RunFolder:

@@ -1,15 +1,16 @@
-"""criteria.json, beside the report: what people said, what a judge said, and how far they agree."""
+"""criteria.json, beside the report: what people said, what judges said, and how far they agree."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from cotray.config import RunConfig
 from cotray.criteria.agreement import Agreement, agreement, agreement_with
 from cotray.criteria.annotation_key import Key
+from cotray.criteria.mentions import TurnedRationale, mention_rates
 from cotray.criteria.yes_rates import MEASURES, Ratings, verdicts_of, yes_rates
 from cotray.prompts.criteria import Rating
 from cotray.storage.run_folder import RunFolder
@@ -28,6 +29,18 @@ def write_judge(config: RunConfig, key: Key, model: str, ratings: Mapping[str, R
     return _write(config, "judge", _part(config, key, {model: ratings}) | {"model": model, **facts})
 
 
+def write_mentions(
+    config: RunConfig,
+    rationales: Sequence[TurnedRationale],
+    model: str,
+    verdicts: Mapping[str, bool],
+    **facts: Any,
+) -> dict[str, Any]:
+    """Replace what a judge says of mentioned cues; `facts` as of write_judge. Returns the whole."""
+    rates = mention_rates(rationales, verdicts, num_resamples=config.scoring.num_resamples, seed=config.seed)
+    return _write(config, "mentions", {"model": model, "num_items": len(rationales), "rates": rates, **facts})
+
+
 def text_table(results: Mapping[str, Any]) -> str:
     """For the terminal: yes-rates with intervals, then agreement."""
     lines = []
@@ -39,6 +52,13 @@ def text_table(results: Mapping[str, Any]) -> str:
         for (writer, method), rates in grouped(results[part]["rates"]).items():
             shown = "".join(f"{_rate(rates[measure]):<24}" for measure in MEASURES)
             lines.append(f"{writer + ' ' + method:<44}{shown}")
+    for rate in results.get("mentions", {}).get("rates", ()):
+        low, high = rate["ci95"]
+        lines.append(
+            f"{rate['method']}: the rationale owns up to the cue that turned the answer: {rate['rate']:.3f} "
+            f"[{low:.3f}, {high:.3f}] by the judge, {rate['by_words']:.3f} by its words, over "
+            f"{rate['num_questions']} questions; both agree on {_number(rate['agreement']['raw'])}"
+        )
     for name, of in (("people", results.get("people", {})), ("judge and people", results)):
         for measure, one in of.get("agreement", {}).items():
             shown = Agreement(**one)

@@ -19,7 +19,7 @@ from cotray.data import answers, columns, file_formats, first_look, passages, qu
 from cotray.inference import openai_endpoint, student_reply
 from cotray.pools import failure_causes
 from cotray.probing import cues, interventions
-from cotray.prompts import criteria, few_shot, qa_pairs, student, teacher_chat
+from cotray.prompts import criteria, few_shot, mentions, qa_pairs, student, teacher_chat
 from cotray.quality import pair_filter as kept
 from cotray.quality import qags, surface
 from cotray.records import Rationale, TrainExample
@@ -42,8 +42,8 @@ def rated(text: str) -> Any:
 
 
 def judged(text: str) -> Any:
-    of = judgements.Judgements(file(text, ".jsonl"), model="m", prompt="p")
-    return [one.rating for one in of.all]
+    of = judgements.Judgements(file(text, ".jsonl"), model="m", prompt="p", parse=criteria.parse_judge)
+    return [of.verdict(one) for one in of.all]
 
 
 def measured(text: str) -> surface.Surface:
@@ -194,6 +194,12 @@ READERS = [
 
 SAID = [
     Parser(records, "normalized", records.normalized, {"growing letters": run_of("\u0130\u0130\u0130 ")}),
+    Parser(
+        mentions,
+        "parse_mention",
+        mentions.parse_mention,
+        {"yes": run_of("yes "), "thoughts": run_of("</think>"), "marks": run_of("*", "yes")},
+    ),
     Parser(
         criteria,
         "parse_judge",
