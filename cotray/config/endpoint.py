@@ -10,7 +10,7 @@ from pydantic import Field, PlainValidator, model_validator
 from cotray.config.base import Config
 
 
-def _url(value: object) -> str:
+def url(value: object) -> str:
     """Unlike where pydantic checks a pattern, a Reference stays one: the path may have a token in it."""
     if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s@]+", value):
         raise ValueError("must be a URL such as http://localhost:8000/v1, without @")
@@ -18,7 +18,7 @@ def _url(value: object) -> str:
 
 
 class EndpointConfig(Config):
-    base_url: Annotated[str, PlainValidator(_url)]
+    base_url: Annotated[str, PlainValidator(url)]
     """Of any OpenAI-compatible server, up to and including /v1."""
     api_key_env: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
     """The environment variable that has the key, never the key itself. It is read where the command runs."""

@@ -91,6 +91,12 @@ EXAMPLES: dict[str, str] = {
     "calibrates": "true",
     "probing.measures": "[early_answering, mistake, following]",
     "cues": "[suggestion, authority]",
+    "served": "{url: http://127.0.0.1:8000}",
+    "served.url": "http://127.0.0.1:8000",
+    "served.model": "student",
+    "served.api_key_env": "STAGING_KEY",
+    "served.concurrency": "32",
+    "served.timeout_s": "300",
     # Training.
     "rank": "8",
     "adapter.kind": "lora",

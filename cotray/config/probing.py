@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 
-from cotray.config.base import Fraction, PoolConfig
+from cotray.config.base import Config, Fraction, PoolConfig
+from cotray.config.endpoint import url
 
 ProbeMeasure = Literal["early_answering", "filler", "mistake", "following", "hidden_influence"]
 CueName = Literal["suggestion", "authority", "metadata", "pattern"]
+
+
+class ServedConfig(Config):
+    url: Annotated[str, PlainValidator(url)]
+    """Of a server of `cotray serve`, without a path."""
+    model: str | None = None
+    """The version that answers, as the server calls it; null: one by the versions' shares."""
+    api_key_env: str = Field(default="COTRAY_API_KEY", pattern=r"^[A-Z_][A-Z0-9_]*$")
+    """The environment variable that has a key of the server. It is read where the command runs."""
+    concurrency: int = Field(default=8, ge=1)
+    """Requests at once."""
+    timeout_s: float = Field(default=120, gt=0)
+    """Of one request."""
 
 
 class ProbingConfig(PoolConfig):
@@ -22,6 +36,8 @@ class ProbingConfig(PoolConfig):
     )
     """How questions suggest an answer, each in a question of its own. In the made-up world the first word
     does, whatever is set here."""
+    served: ServedConfig | None = None
+    """Ask the run's student where `cotray serve` serves it; null: load it."""
     batch_size: int = Field(default=16, ge=1)
     """Questions that go through the model together, each with all that is asked about it."""
     max_error_rate: Fraction = 0.5

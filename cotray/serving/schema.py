@@ -64,8 +64,9 @@ class Question(Strict):
 class AnswerRequest(Question):
     model: str | None = None
     """The version that answers; without it one is drawn by the versions' shares."""
-    rationale: Text | None = None
-    """Given: the student does not write one, but answers after this one (the counterfactual switch)."""
+    rationale: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    """Given: the student does not write one, but answers after this one (the counterfactual switch), or,
+    where it is empty, without any."""
 
 
 class AnswerResponse(Described):

@@ -6,6 +6,8 @@ student/ + rationales/ -> probes/ and the figures in its manifest.
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +24,7 @@ from cotray.pools.pool import run_pool
 from cotray.pools.replica import PoolStage, Process
 from cotray.pools.sorted_batches import in_sorted_batches
 from cotray.probing.figures import figures
+from cotray.probing.probe import Model
 from cotray.probing.probe import probe as ask
 from cotray.probing.prober import Prober, most_calls, probe_version
 from cotray.prompts.teacher import Demonstrations
@@ -126,6 +129,9 @@ def _ask(
         raise DataError(f"{folder.uri('rationales')}: no test question to probe; raise data.test_fraction")
     build: Callable[[], Process] = partial(_load, config, own, folder.uri("student"))
     num_at_once = 1
+    if served := config.probing.served:
+        build = partial(_probe_served, config, SecretStr(os.environ.get(served.api_key_env, "").strip()))
+        num_at_once = 1 + math.ceil(served.concurrency / ROWS_PER_CALL)
     if config.asks_endpoint_for_answers:
         build = partial(_probe_over_api, config, own, read_key(config), account, target)
         num_at_once, pool = num_batches_at_once(config, ROWS_PER_CALL), config.teacher
@@ -160,6 +166,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
         "dtype": config.probing.resolved_dtype("auto"),
         "version": probe_version(),
         "seed": config.seed,
+        **({"served": [served.url, served.model]} if (served := config.probing.served) else {}),
     }
 
 
@@ -187,11 +194,29 @@ def _load(config: RunConfig, own: Demonstrations, model: str) -> Process:
     )
 
 
+def _probe_served(config: RunConfig, key: SecretStr) -> Process:
+    from cotray.scoring.served_student import ServedStudent
+
+    served = config.probing.served
+    assert served is not None
+    student = ServedStudent(
+        served.url,
+        model=served.model,
+        key=key.get_secret_value(),
+        concurrency=served.concurrency,
+        timeout_s=served.timeout_s,
+    )
+    return _asking(student, _prober(config))
+
+
 def _probe_over_api(
     config: RunConfig, own: Demonstrations, key: SecretStr, account: str | None, target: str
 ) -> Process:
-    student = student_over_api(config, own, key, account, stage=target)
-    prober = _prober(config)
+    return _asking(student_over_api(config, own, key, account, stage=target), _prober(config))
+
+
+def _asking(student: Model, prober: Prober) -> Process:
+    """Of a student elsewhere, whose batches need not be sorted."""
 
     def process(rationales: Sequence[Rationale], *, on_finished: Callable[[int], None]) -> list[ProbedAnswer]:
         made = ask(student, prober, rationales)

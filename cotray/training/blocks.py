@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cotray.errors import ConfigError
 from cotray.models.loading import layer_stacks
@@ -28,11 +28,12 @@ def recompute_activations(model: PreTrainedModel) -> None:
             f"activations=recomputed: {type(model).__name__} cannot. Set training.activations to kept, and "
             "lower micro_batch_size or max_length if memory is short"
         )
-    kept_apart = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name in transformers 5.24
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kept_apart)
+    without_reentry = {"use_reentrant": False}
+    newer: Any = model
+    if hasattr(model, "activation_checkpointing_enable"):  # in transformers 5.24
+        newer.activation_checkpointing_enable(activation_checkpointing_kwargs=without_reentry)
     else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kept_apart)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=without_reentry)
 
 
 def compile_blocks(model: PreTrainedModel, *, backend: str = "inductor") -> None:

@@ -14,10 +14,15 @@ import pytest
 from serving import KEY, run_folder, served, serving_config, wait_for
 
 from cotray.config import RunConfig
+from cotray.config.probing import ProbingConfig
 from cotray.inference.decoding import Decoding
+from cotray.probing.figures import figures
+from cotray.probing.probe import probe
+from cotray.probing.prober import Prober
 from cotray.prompts.student import trained_prompt
-from cotray.records import QAPair, StudentAnswer
+from cotray.records import QAPair, Rationale, StudentAnswer
 from cotray.scoring.las import las
+from cotray.scoring.served_student import ServedStudent
 from cotray.scoring.simulator import Simulator
 from cotray.scoring.student import Student
 
@@ -92,6 +97,26 @@ def test_the_openai_client_lists_completes_and_streams(url: str, student: Studen
     assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) > 1
     plain = client.completions.create(model="student", prompt="Is ice cold?")
     assert plain.choices[0].text
+
+
+@pytest.mark.parametrize("name", ["student", "paper"])
+def test_a_served_student_is_probed_as_the_one_at_hand(
+    config: RunConfig, url: str, student: Student, name: str
+) -> None:
+    at_hand = student if name == "student" else paper_of(config)
+    rows = [
+        Rationale(
+            f"q{number}", "multiple_choice", f"{PAIR.question} {number}?", PAIR.choices, "clouds", "test",
+            target_answer="clouds", rationale="Clouds are wet. Rain falls from them. It is grey then.",
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    measures = ("early_answering", "filler", "mistake", "following", "hidden_influence")
+    prober = Prober.of(ProbingConfig(measures=measures, cues=("suggestion",)), seed=0, world=None)
+    expected = probe(at_hand, prober, rows)
+    found = probe(ServedStudent(url, model=name, key=KEY), prober, rows)
+    assert [row.to_row() for row in found] == [row.to_row() for row in expected]
+    assert figures(found, num_resamples=100, seed=0) == figures(expected, num_resamples=100, seed=0)
 
 
 @pytest.mark.parametrize(
