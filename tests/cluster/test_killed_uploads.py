@@ -149,11 +149,13 @@ def is_controller(process: Path) -> bool:
     return False
 
 
-def check(folder: Path, report: FitReport, straight: dict[str, torch.Tensor]) -> None:
+def check(
+    folder: Path, report: FitReport, straight: dict[str, torch.Tensor], *, tolerance: float = 1e-6
+) -> None:
     assert (report.num_steps, report.num_epochs) == (6, 3)
     found = load_model(output_of(folder), dtype=torch.float32).state_dict()
     assert found.keys() == straight.keys()
-    assert all(torch.allclose(found[key], straight[key], atol=1e-6, rtol=0) for key in straight)
+    assert all(torch.allclose(found[key], straight[key], atol=tolerance, rtol=0) for key in straight)
 
 
 VICTIMS: dict[str, tuple[Callable[[Path], int], TrainingConfig]] = {
@@ -180,7 +182,9 @@ def test_a_killed_worker_or_controller_changes_nothing(
     assert sorted(path.name for path in tmp_path.glob("worker-*")) == ["worker-0", "worker-1"]
     # Training had gone on; it is taken up after the first checkpoint, the only one that counts.
     assert steps[:4] == [1, 2, 3, 4] and steps[-4:] == [3, 4, 5, 6] and len(steps) in (8, 9, 10)
-    check(tmp_path, report, straight)
+    # Two threads add up in another order than one, on some machines; a step left out moves a weight by
+    # a thousandth.
+    check(tmp_path, report, straight, tolerance=1e-6 if training.num_cpus == TRAINING.num_cpus else 1e-4)
 
 
 def test_a_killed_driver_changes_nothing_for_the_same_command(
