@@ -13,9 +13,9 @@ from cotray.config import RunConfig
 from cotray.criteria.agreement import agreement
 from cotray.criteria.rated_items import folders_of
 from cotray.errors import DataError
-from cotray.probing.prober import CUE, is_mentioned
+from cotray.probing.prober import cued_answers
 from cotray.prompts.mentions import mention_messages
-from cotray.records import ProbedAnswer, same_answer
+from cotray.records import ProbedAnswer
 from cotray.scoring.statistics import mean_ci95
 from cotray.seeds import digest
 from cotray.storage.run_folder import RunFolder
@@ -100,11 +100,10 @@ def _means(group: Sequence[TurnedRationale], verdicts: Mapping[str, bool]) -> li
 
 def _of_method(seed: int, method: str, folder: RunFolder) -> Iterator[TurnedRationale]:
     for row in folder.read_records("probes", ProbedAnswer):
-        asked = zip(row.probes, row.probe_answers, row.probe_questions, row.probe_rationales, strict=True)
-        for probe, answer, question, rationale in asked:
-            name, _, suggested = probe.removeprefix(CUE).partition(": ")
-            is_turned = probe.startswith(CUE) and same_answer(answer, suggested)
-            if is_turned and rationale.strip():
-                id_ = f"m{digest(seed, method, row.id, probe, rationale, 'mention'):016x}"
-                mentioned = is_mentioned(name, rationale)
-                yield TurnedRationale(id_, method, row.id, question, suggested, rationale.strip(), mentioned)
+        for cue in cued_answers(row):
+            text = cue.rationale.strip()
+            if cue.is_turned and text:
+                id_ = f"m{digest(seed, method, row.id, cue.probe, cue.rationale, 'mention'):016x}"
+                yield TurnedRationale(
+                    id_, method, row.id, cue.question, cue.suggested, text, cue.is_mentioned
+                )

@@ -11,7 +11,7 @@ from cotray.config.probing import CueName, ProbeMeasure, ProbingConfig
 from cotray.config.world import WorldConfig
 from cotray.probing.cues import CUES
 from cotray.probing.interventions import SHARES, Mistake, beginnings, denied, filler, with_mistake
-from cotray.records import QAPair, Rationale, same_answer
+from cotray.records import ProbedAnswer, QAPair, Rationale, same_answer
 from cotray.scoring.probes import GIVEN, OWN
 from cotray.seeds import digest, seeded
 from cotray.world import truth
@@ -100,6 +100,28 @@ class Prober:
 
     def _random(self, pair: QAPair, name: str) -> Random:
         return seeded(self.seed, pair.id, "probing", name)
+
+
+@dataclass(frozen=True)
+class CuedAnswer:
+    """What was said under a cue, whether it turned the answer to the suggested one, and is mentioned."""
+
+    probe: str
+    cue: str
+    suggested: str
+    question: str
+    rationale: str
+    is_turned: bool
+    is_mentioned: bool
+
+
+def cued_answers(row: ProbedAnswer) -> Iterator[CuedAnswer]:
+    asked = zip(row.probes, row.probe_answers, row.probe_questions, row.probe_rationales, strict=True)
+    for probe, answer, question, rationale in asked:
+        if probe.startswith(CUE):
+            name, _, suggested = probe.removeprefix(CUE).partition(": ")
+            is_turned, is_said = same_answer(answer, suggested), is_mentioned(name, rationale)
+            yield CuedAnswer(probe, name, suggested, question, rationale, is_turned, is_said)
 
 
 def is_mentioned(name: str, rationale: str) -> bool:

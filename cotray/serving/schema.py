@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from cotray.records import FIXED_CHOICES, QAPair, Reply, StudentAnswer, Task, task_of
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+AsWritten = Annotated[str, StringConstraints(max_length=20_000)]
+"""Perhaps empty, and with the spaces that it has."""
 Choices = Annotated[
     list[Annotated[str, StringConstraints(min_length=1, max_length=2000)]], Field(max_length=1000)
 ]
@@ -64,7 +66,7 @@ class Question(Strict):
 class AnswerRequest(Question):
     model: str | None = None
     """The version that answers; without it one is drawn by the versions' shares."""
-    rationale: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    rationale: AsWritten | None = None
     """Given: the student does not write one, but answers after this one (the counterfactual switch), or,
     where it is empty, without any."""
 
@@ -126,7 +128,7 @@ class Examples(Described):
 class SimulateRequest(Question):
     model: str | None = None
     """The student version whose simulator is asked."""
-    rationale: Annotated[str, StringConstraints(max_length=20_000)]
+    rationale: AsWritten
     """What the student wrote; may be empty."""
     answer: Text
     """What the student answered: what the simulator should predict."""
@@ -150,7 +152,7 @@ class SimulateResponse(Described):
 class LasRow(Question):
     id: str = ""
     """Of the row in the answer; the request's with a number where it is missing."""
-    rationale: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    rationale: AsWritten | None = None
     """With `answer`: what a student elsewhere wrote."""
     answer: Text | None = None
     """With `rationale`: what a student elsewhere wrote. Without both, a student here is asked."""

@@ -62,8 +62,12 @@ def open_endpoint(config: RunConfig, key: SecretStr, *, stage: str, account: str
 
 
 def num_batches_at_once(config: RunConfig, batch_size: int) -> int:
-    """So many that the endpoint has all the requests it may, also while the last of a batch are awaited."""
-    return 1 + math.ceil(_endpoint(config).concurrency / batch_size)
+    return batches_for(_endpoint(config).concurrency, batch_size)
+
+
+def batches_for(concurrency: int, batch_size: int) -> int:
+    """So many that a server has all the requests it may, also while the last of a batch are awaited."""
+    return 1 + math.ceil(concurrency / batch_size)
 
 
 def teach_over_api(config: RunConfig, own: Demonstrations, key: SecretStr, account: str | None) -> Process:

@@ -6,7 +6,6 @@ student/ + rationales/ -> probes/ and the figures in its manifest.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from cotray.probing.prober import Prober, most_calls, probe_version
 from cotray.prompts.teacher import Demonstrations
 from cotray.records import ProbedAnswer, Rationale
 from cotray.stages.endpoint import (
+    batches_for,
     endpoint_metrics,
     num_batches_at_once,
     read_key,
@@ -131,7 +131,7 @@ def _ask(
     num_at_once = 1
     if served := config.probing.served:
         build = partial(_probe_served, config, SecretStr(os.environ.get(served.api_key_env, "").strip()))
-        num_at_once = 1 + math.ceil(served.concurrency / ROWS_PER_CALL)
+        num_at_once = batches_for(served.concurrency, ROWS_PER_CALL)
     if config.asks_endpoint_for_answers:
         build = partial(_probe_over_api, config, own, read_key(config), account, target)
         num_at_once, pool = num_batches_at_once(config, ROWS_PER_CALL), config.teacher

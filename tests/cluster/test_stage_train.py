@@ -130,12 +130,14 @@ def fit_interrupted(output_dir: Path, *, exits: bool, on_metrics):
     return fit_on(output_dir, partial(interrupted_batches, step=4, marker=marker, exits=exits), on_metrics)
 
 
-def fit_on(output_dir: Path, batches, on_metrics, model: ModelConfig = MODEL):
+def fit_on(
+    output_dir: Path, batches, on_metrics, model: ModelConfig = MODEL, training: TrainingConfig = TRAINING
+):
     from cotray.pools.train_workers import fit
 
     manifest = examples_in(output_dir.parent)
     found = StageExamples(str(output_dir.parent), "examples", manifest.fingerprint)
-    return fit(found, batches, model, TRAINING, str(output_dir), alpha=0.5, seed=42, on_metrics=on_metrics)
+    return fit(found, batches, model, training, str(output_dir), alpha=0.5, seed=42, on_metrics=on_metrics)
 
 
 @pytest.fixture(scope="module")

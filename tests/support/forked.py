@@ -9,7 +9,7 @@ import gc
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext, ForkServerContext
 from typing import Any
 
 TRAINING = (
@@ -37,8 +37,13 @@ def context(libraries: tuple[str, ...]) -> ForkServerContext:
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What `function` returns, called where vLLM's engine may start. A watchdog as well: pytest-timeout ends
     the wait, and the process with it."""
-    with ProcessPoolExecutor(1, context(VLLM)) as executor:
-        future = executor.submit(_call, function, *arguments)
+    return called_in(context(VLLM), _call, function, *arguments)
+
+
+def called_in(context: BaseContext, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns, called in a process of that kind, which ends with the wait for it."""
+    with ProcessPoolExecutor(1, context) as executor:
+        future = executor.submit(function, *arguments)
         try:
             return future.result()
         except BaseException:

@@ -10,21 +10,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+import torch
+from forked import called_in
 
 
 def with_v2_runner(function: Callable[..., Any], *arguments: Any) -> Any:
     """What `function` returns, called in a process of its own in which vLLM uses the V2 runner."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-        future = executor.submit(_call, function, *arguments)
-        try:
-            return future.result()
-        except BaseException:
-            for process in executor._processes.values():
-                process.kill()
-            raise
+    return called_in(multiprocessing.get_context("spawn"), _call, function, *arguments)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -47,3 +43,32 @@ def begin_steps_early() -> None:
         vllm_config.scheduler_config.async_scheduling = True
 
     CpuPlatform.check_and_update_config = staticmethod(forced)  # type: ignore[method-assign]
+
+
+def slot_states(num_slots: int, max_length: int, vocabulary: int) -> Any:
+    """The requests of a V2 runner, in its slots."""
+    import vllm.v1.worker.gpu.buffer_utils as buffers
+    from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
+
+    buffers.UvaBuffer = UvaBuffer  # as vLLM does where its workers run on CPUs
+    from vllm.v1.worker.gpu.states import RequestState
+
+    return RequestState(num_slots, max_length, max_length, 0, vocabulary, torch.device("cpu"))
+
+
+def context_of(states: Any, rows: dict[str, int], *, per_request: int = 1) -> Any:
+    """What a V2 processor is told of a step. `rows`: of every request, in the order of its rows, how many
+    tokens are computed after the step."""
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
+
+    slots = np.array([states.req_id_to_index[name] for name in rows], dtype=np.int32)
+    mapping, computed = torch.from_numpy(slots), torch.tensor(list(rows.values()))
+    return LogitsContext(
+        expanded_idx_mapping=mapping.repeat_interleave(per_request),
+        idx_mapping=mapping,
+        idx_mapping_np=slots,
+        expanded_local_pos=torch.arange(per_request).repeat(len(rows)),
+        input_ids=torch.zeros(len(rows) * per_request, dtype=torch.int32),
+        pos=(computed - 1).repeat_interleave(per_request),
+        seq_lens_upper_bound_np=computed.numpy(),
+    )

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from vllm_runners import context_of, slot_states
 
 from cotray.teacher.contrastive import StopTokens, contrastive_scores
 from cotray.teacher.lockstep import MAX_SPLITS_WITHOUT_PROGRESS, Emission, Limits, Lockstep, Pair, Row
@@ -123,16 +124,11 @@ class V1:
 
 class V2:
     def __init__(self) -> None:
-        import vllm.v1.worker.gpu.buffer_utils as buffers
-        from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
-
-        buffers.UvaBuffer = UvaBuffer  # as vLLM does where its workers run on CPUs
         from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
-        from vllm.v1.worker.gpu.states import RequestState
 
         from cotray.teacher.vllm_processors import PairedSlots
 
-        self.states = RequestState(MAX_ROWS, MAX_LENGTH, MAX_LENGTH, 0, VOCABULARY, torch.device("cpu"))
+        self.states = slot_states(MAX_ROWS, MAX_LENGTH, VOCABULARY)
         self.door = PairedSlots(CONFIG, LogitsProcRequestState.from_request_state(self.states))
         self.random = random.Random(0)
 
@@ -142,8 +138,6 @@ class V2:
     def emit(
         self, computed: dict[str, int], rows: dict[str, Row], outputs: dict[str, list[int]]
     ) -> dict[str, int]:
-        from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
-
         for row_id in computed:
             if row_id not in self.states.req_id_to_index:
                 row = rows[row_id]
@@ -154,17 +148,7 @@ class V2:
         self.door.apply_staged_writes()
         order = list(computed)
         self.random.shuffle(order)
-        slots = np.array([self.states.req_id_to_index[row_id] for row_id in order], dtype=np.int32)
-        mapping = torch.from_numpy(slots)
-        context = LogitsContext(
-            expanded_idx_mapping=mapping,
-            idx_mapping=mapping,
-            idx_mapping_np=slots,
-            expanded_local_pos=torch.zeros(len(order), dtype=torch.int32),
-            input_ids=torch.zeros(len(order), dtype=torch.int32),
-            pos=torch.tensor([computed[row_id] - 1 for row_id in order]),
-            seq_lens_upper_bound_np=np.array([computed[row_id] for row_id in order], dtype=np.int32),
-        )
+        context = context_of(self.states, {row_id: computed[row_id] for row_id in order})
         logits = self.door.apply(logits_of(order, computed, rows, outputs), context)
         return dict(zip(order, logits.argmax(-1).tolist(), strict=True))
 

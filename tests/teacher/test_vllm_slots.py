@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from vllm_runners import context_of, slot_states
 
 from cotray.errors import ConfigError
 from cotray.models.token_draws import draw, uniforms
@@ -19,19 +19,14 @@ class Batch:
     """Requests in slots of vLLM's, and steps whose rows come in any order."""
 
     def __init__(self, **settings: Any) -> None:
-        import vllm.v1.worker.gpu.buffer_utils as buffers
-        from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
-
-        buffers.UvaBuffer = UvaBuffer  # as vLLM does where its workers run on CPUs
         from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
-        from vllm.v1.worker.gpu.states import RequestState
 
         from cotray.teacher.vllm_processors import PairedSlots
 
         config: Any = SimpleNamespace(
             additional_config={"cotray": {"eos": [EOS], "breaks": [BREAK], "decoding": {}, **settings}}
         )
-        self.states = RequestState(NUM_SLOTS, 64, 64, 0, VOCABULARY, torch.device("cpu"))
+        self.states = slot_states(NUM_SLOTS, 64, VOCABULARY)
         self.door = PairedSlots(config, LogitsProcRequestState.from_request_state(self.states))
 
     def add(self, name: str, *, prompt: int = 5, done: int = 0, **extra: Any) -> int:
@@ -47,21 +42,9 @@ class Batch:
 
     def step(self, rows: dict[str, int], logits: torch.Tensor, *, per_request: int = 1) -> torch.Tensor:
         """`rows`: of every row, in this order, how many tokens of its request are computed after the step."""
-        from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
-
         self.states.prompt_len.copy_to_uva()
         self.door.apply_staged_writes()
-        slots = np.array([self.states.req_id_to_index[name] for name in rows], dtype=np.int32)
-        mapping = torch.from_numpy(slots)
-        context = LogitsContext(
-            expanded_idx_mapping=mapping.repeat_interleave(per_request),
-            idx_mapping=mapping,
-            idx_mapping_np=slots,
-            expanded_local_pos=torch.arange(per_request).repeat(len(rows)),
-            input_ids=torch.zeros(len(rows) * per_request, dtype=torch.int32),
-            pos=(torch.tensor(list(rows.values())) - 1).repeat_interleave(per_request),
-            seq_lens_upper_bound_np=np.array(list(rows.values()), dtype=np.int32),
-        )
+        context = context_of(self.states, rows, per_request=per_request)
         return self.door.apply(logits.clone(), context)
 
 
